@@ -1,0 +1,298 @@
+"""The model spec: the one file that a user writes to bring a model (`models/<name>.yaml`).
+
+`load_spec` turns its text into frozen pydantic models; every complaint names file, line and field.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from airworthy.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+ServiceName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Severity = Literal["block", "warn", "ignore"]
+
+
+class Section(BaseModel):
+    """Part of a spec: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Features(Section):
+    """Where rows and features come from."""
+
+    service: str
+    """Feast feature service."""
+    entities: str
+    """Table of the feature repo that lists the rows to decide on."""
+    id: str = "id"
+    """Column that identifies a row."""
+    time: str = "event_timestamp"
+    """Decision time, UTC."""
+
+
+class Label(Section):
+    """A binary label (0/1 or false/true; null where it never became known)."""
+
+    column: str
+    known_at: str
+    """Column with the time when the label became known."""
+
+
+class Splits(Section):
+    """Lengths in days of the windows, one after the other; the test window ends at `as_of`."""
+
+    train_days: Annotated[float, Field(gt=0)] = 150
+    tune_days: Annotated[float, Field(gt=0)] = 14
+    test_days: Annotated[float, Field(gt=0)] = 28
+
+    def windows(self) -> dict[str, tuple[timedelta, timedelta]]:
+        """Start and end (exclusive) of each window, as offsets from `as_of`."""
+        test = timedelta(days=self.test_days)
+        tune = test + timedelta(days=self.tune_days)
+        train = tune + timedelta(days=self.train_days)
+        return {"train": (-train, -tune), "tune": (-tune, -test), "test": (-test, timedelta(0))}
+
+
+class MinRows(Section):
+    """Fewest rows per window."""
+
+    train: Annotated[int, Field(ge=1)] = 1000
+    tune: Annotated[int, Field(ge=1)] = 200
+    test: Annotated[int, Field(ge=1)] = 200
+
+
+class Comparison(Section):
+    """Comparison of two sets of statistics: Jensen-Shannon divergence for numbers, L-infinity for categories."""
+
+    numeric_threshold: Annotated[float, Field(gt=0)] = 0.3
+    categorical_threshold: Annotated[float, Field(gt=0)] = 0.3
+    severity: Severity = "warn"
+
+
+class Validation(Section):
+    """Data validation; expectations on single columns live in the schema file."""
+
+    schema_file: Annotated[str, Field(alias="schema")]
+    """TFDV schema (pbtxt), relative to the spec file."""
+    min_rows: MinRows = MinRows()
+    skew: Comparison = Comparison()
+    """Test window against training window."""
+    drift: Comparison = Comparison()
+    """Training window against the statistics that the champion was accepted with."""
+    severities: dict[str, Severity] = {}
+    """Severity by anomaly type (`ENUM_TYPE_UNEXPECTED_STRING_VALUES: warn`); everything else blocks."""
+
+
+class Trainer(Section):
+    """How the model is fitted."""
+
+    kind: Literal["xgboost"] = "xgboost"
+    gpu: Literal["auto", "required", "off"] = "auto"
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 300
+    early_stopping_rounds: Annotated[int, Field(ge=1)] = 25
+    seed: int = 0
+    class_weight: Literal["none", "balanced"] = "none"
+    params: dict[str, float | int | str | bool] = {}
+    """Passed to XGBoost as they are."""
+
+    @model_validator(mode="after")
+    def _own_params_stay_ours(self) -> Trainer:
+        ours = {"device", "seed", "objective", "tree_method", "eval_metric", "scale_pos_weight", "nthread"}
+        taken = sorted(ours & set(self.params))
+        if taken:
+            raise ValueError(f"params: {', '.join(taken)} is set by Airworthy (see gpu, seed, class_weight)")
+        return self
+
+
+class ChampionComparison(Section):
+    """Challenger against champion on the same rows."""
+
+    metric: Literal["auc"] = "auc"
+    margin: Annotated[float, Field(ge=0, le=0.5)] = 0.005
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    policy: Literal["non_inferiority", "superiority"] = "non_inferiority"
+
+
+class Threshold(Section):
+    """Costs that choose the decision threshold on the tuning window."""
+
+    cost_false_alarm: Annotated[float, Field(gt=0)] = 1.0
+    cost_miss: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Gate(Section):
+    """Limits that a model must keep. An empty gate is an error, never a pass."""
+
+    min_auc: Annotated[float, Field(ge=0.5, le=1)] | None = None
+    min_pr_auc: Share | None = None
+    max_log_loss: Annotated[float, Field(gt=0)] | None = None
+    max_brier: Share | None = None
+    max_calibration_error: Share | None = None
+    champion: ChampionComparison | None = None
+    threshold: Threshold = Threshold()
+
+
+class Rollout(Section):
+    """How traffic moves to a new model, and what stops it."""
+
+    service: ServiceName
+    steps: tuple[Annotated[int, Field(ge=0, le=100)], ...] = (10, 50)
+    """Traffic percent of the canary, rising; 100 % follows."""
+    requests_per_step: Annotated[int, Field(ge=1)] = 400
+    bake_requests: Annotated[int, Field(ge=0)] = 300
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    max_error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    max_latency_increase: Annotated[float, Field(ge=0)] = 1.0
+    """Tolerated relative excess over the stable 95th percentile latency before the evidence counts against
+    the canary (1.0: twice as slow)."""
+    deadline_seconds: Annotated[float, Field(gt=0)] = 600
+    on_inconclusive: Literal["rollback", "hold"] = "rollback"
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Rollout:
+        if not self.steps or any(b <= a for a, b in zip(self.steps, self.steps[1:], strict=False)):
+            raise ValueError("steps: must be traffic percents that rise, such as [10, 50]")
+        return self
+
+
+class Serving(Section):
+    """What the model server accepts."""
+
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    unseen_category: Literal["missing", "reject"] = "missing"
+
+
+class ModelSpec(Section):
+    """A whole model spec. Load one with `load_spec`."""
+
+    name: Name
+    description: str = ""
+    features: Features
+    label: Label
+    splits: Splits = Splits()
+    validation: Validation
+    trainer: Trainer = Trainer()
+    gate: Gate = Gate()
+    slices: tuple[str, ...] = ()
+    """Columns whose values get metrics of their own."""
+    rollout: Rollout
+    serving: Serving = Serving()
+
+
+def spec_digest(text: str) -> str:
+    """SHA-256 (hex) of a spec's text: the policy that a verdict was made under."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_spec(text: str, source: str = "spec") -> ModelSpec:
+    """Parse and check the text of a model spec.
+
+    Args:
+        text: YAML.
+        source: What to call it in messages: the file's name.
+
+    Raises:
+        ConfigError: One line per problem: `models/x.yaml:31 gate.min_auc: must be …`.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        document = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{source}:{line}: not valid YAML: {error.problem}") from None
+    except YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{source}: a model spec is a YAML mapping (name:, features:, label:, …)")
+    try:
+        return ModelSpec.model_validate(_plain(document))
+    except ValidationError as error:
+        problems = sorted(_complaint(document, source, problem) for problem in error.errors())
+        raise ConfigError("\n".join(text for _, text in problems)) from None
+
+
+def read_spec(path: Path) -> tuple[ModelSpec, str, str]:
+    """A spec file, its text and the text of the schema file that it names.
+
+    Raises:
+        ConfigError: A file is missing, or the spec is wrong.
+    """
+    try:
+        text = path.read_text()
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(f"{path}: no such model spec") from None
+    spec = load_spec(text, str(path))
+    schema = path.parent / spec.validation.schema_file
+    try:
+        return spec, text, schema.read_text()
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(
+            f"{path} validation.schema: {schema} does not exist; make a first one with "
+            f"`airworthy schema infer {path}`"
+        ) from None
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's round-trip containers and scalars as plain ones."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for scalar in (bool, int, float, str):
+        if isinstance(node, scalar):
+            return scalar(node)
+    return node
+
+
+def _complaint(document: Any, source: str, problem: Any) -> tuple[int, str]:
+    keys = [key for key in problem["loc"] if not str(key).startswith("function-")]
+    line = _line(document, keys)
+    field = ".".join(str(key) for key in keys)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        message = "is missing"
+    elif problem["type"] == "extra_forbidden":
+        message = "is not a field" + _nearest(str(keys[-1]), keys[:-1])
+    else:
+        given = problem.get("input")
+        message = message[0].lower() + message[1:]
+        if isinstance(given, (str, int, float, bool)):
+            message += f" (it is {given!r})"
+    return line, f"{source}:{line} {field}: {message}" if field else f"{source}:{line} {message}"
+
+
+def _line(document: Any, keys: list[Any]) -> int:
+    """Line of the deepest part of the path that exists."""
+    node, line = document, 1
+    for key in keys:
+        try:
+            position = node.lc.key(key) if isinstance(node, dict) else node.lc.item(key)
+            node, line = node[key], position[0] + 1
+        except (KeyError, IndexError, AttributeError, TypeError):
+            break
+    return line
+
+
+def _nearest(key: str, parents: list[Any]) -> str:
+    model: Any = ModelSpec
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if model is None:
+            return ""
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; the fields here are {', '.join(known)}"

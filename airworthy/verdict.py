@@ -1,0 +1,142 @@
+"""The verdict: one gate's recorded judgement of one model bundle, and the lock that it puts on what follows.
+
+Made in one place (`airworthy.evaluation`), checked wherever a model moves towards users.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from airworthy.errors import GateError
+
+Outcome = Literal["pass", "fail", "warn", "inconclusive"]
+
+
+class Check(BaseModel):
+    """One check of the gate.
+
+    `observed`, `threshold` and `interval` carry the check's own unit; None where there is nothing to say.
+    `reason` is one plain sentence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    name: str
+    family: str
+    slice: str | None = None
+    observed: float | None = None
+    threshold: float | None = None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    outcome: Outcome
+    reason: str
+
+
+class Verdict(BaseModel):
+    """All checks of one model bundle. `passed` needs at least one check, and none failed or inconclusive.
+
+    `status` tells a rejected model (`rejected`) from a gate that could not do its work (`error`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    format: Literal[1] = 1
+    model: str
+    status: Literal["passed", "rejected", "error"]
+    checks: tuple[Check, ...]
+    bundle_digest: str
+    """SHA-256 of the judged bundle (`airworthy.bundle.bundle_digest`)."""
+    champion_version: str | None
+    """Registry version compared with; None on a first release."""
+    champion_digest: str | None = None
+    data_fingerprint: str
+    policy_digest: str
+    settings: dict[str, float | int | str | bool | None] = {}
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        clean = all(check.outcome in ("pass", "warn") for check in self.checks)
+        return self.status == "passed" and clean and any(c.outcome == "pass" for c in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that stand in the way."""
+        return tuple(c for c in self.checks if c.outcome in ("fail", "inconclusive"))
+
+
+def write_verdict(verdict: Verdict, path: Path) -> str:
+    """Write atomically; returns the file's SHA-256 (hex)."""
+    text = verdict.model_dump_json(indent=2) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".incomplete")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_verdict(path: Path) -> Verdict:
+    """Read a verdict.
+
+    Raises:
+        GateError: There is none, or it can't be read; never a pass by default.
+    """
+    try:
+        return Verdict.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise GateError(f"{path}: there is no verdict; run the evaluation gate first") from None
+    except ValueError as error:
+        raise GateError(f"{path}: not a verdict: {error}") from None
+
+
+def require_passed(verdict_file: Path, bundle: Path) -> Verdict:
+    """The gate's lock: the verdict passed, and it is about exactly this bundle as it lies on disk.
+
+    Raises:
+        GateError: The verdict is missing, did not pass, or judges another bundle.
+        BundleError: The bundle's files don't match its own digests.
+    """
+    from airworthy.bundle import verify_bundle
+
+    verdict = read_verdict(verdict_file)
+    digest = verify_bundle(bundle)
+    if not verdict.passed:
+        reasons = "; ".join(c.reason for c in verdict.failures) or verdict.error or "no check passed"
+        raise GateError(f"the gate did not pass {verdict.model}: {reasons}")
+    if verdict.bundle_digest != digest:
+        raise GateError(
+            f"the verdict judges bundle {verdict.bundle_digest[:12]}, but this is {digest[:12]}: "
+            "evaluate this bundle before moving it on"
+        )
+    return verdict
+
+
+class RolloutOutcome(BaseModel):
+    """What a finished rollout says in its `rollout.json`; further fields of the record are its own affair."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    format: Literal[1] = 1
+    service: str
+    decision: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    bundle_digest: str
+    """SHA-256 of the bundle that was the canary."""
+    stable_digest: str | None = None
+    """SHA-256 of the bundle it was compared with; None when nothing served before."""
+    reason: str
+
+
+def read_rollout(path: Path) -> RolloutOutcome:
+    """Read the outcome of a rollout.
+
+    Raises:
+        GateError: There is none, or it can't be read; never a pass by default.
+    """
+    try:
+        return RolloutOutcome.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise GateError(f"{path}: there is no rollout record; roll the model out first") from None
+    except ValueError as error:
+        raise GateError(f"{path}: not a rollout record: {error}") from None

@@ -1,0 +1,47 @@
+"""KFP face of `airworthy.registry`: a judged bundle becomes a version."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.metadata import image
+
+
+@dsl.component(base_image=image("register_model"), install_kfp_package=False)
+def register_model(
+    spec: str,
+    as_of: str,
+    run_id: str,
+    verdict: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
+    model: dsl.Input[dsl.Model],  # type: ignore[type-arg]
+    train: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
+    statistics: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
+) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
+    """Register the challenger with its lineage; refused unless the verdict passed and is about this bundle.
+
+    Args:
+        spec: Text of the model spec.
+        as_of: The time that the data was retrieved as of.
+        run_id: The MLflow run that trained it.
+        verdict: The gate's verdict.
+        model: The challenger's bundle.
+        train: Training window, for lineage.
+        statistics: Statistics of the data, kept with the version.
+
+    Returns:
+        version: The registry version; the same one if this bundle is registered already.
+    """
+    from pathlib import Path
+
+    from airworthy.model_spec import load_spec
+    from airworthy.registry import Registry, lineage
+
+    registered = Registry().register(
+        load_spec(spec),
+        verdict=Path(verdict.path),
+        bundle=Path(model.path),
+        run_id=run_id,
+        lineage=lineage(spec, as_of=as_of, train=Path(train.path), statistics=Path(statistics.path)),
+        statistics=Path(statistics.path),
+    )
+    return (registered.version,)  # type: ignore[return-value]

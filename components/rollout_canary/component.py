@@ -1,0 +1,61 @@
+"""KFP face of `airworthy.rollout`."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.metadata import image
+
+
+@dsl.component(base_image=image("rollout_canary"), install_kfp_package=False)
+def rollout_canary(
+    spec: str,
+    version: str,
+    verdict: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
+    model: dsl.Input[dsl.Model],  # type: ignore[type-arg]
+    champion: dsl.Input[dsl.Model],  # type: ignore[type-arg]
+    test: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
+    record: dsl.Output[dsl.Artifact],  # type: ignore[type-arg]
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+) -> NamedTuple("Outputs", [("passed", bool)]):  # type: ignore[valid-type]
+    """Give the challenger a growing share of traffic for as long as the evidence is with it.
+
+    Whatever happens, the old model serves everyone afterwards, unless the judge said PASS.
+
+    Args:
+        spec: Text of the model spec: its `rollout` is the plan.
+        version: Registry version of the challenger.
+        verdict: The gate's verdict.
+        model: The challenger's bundle.
+        champion: The champion that serves now.
+        test: Rows to replay as traffic (local deployer).
+        record: Every transition and the evidence behind the decision; can be replayed.
+        metrics: Requests, errors and evidence per arm.
+        report: The rollout as a page.
+
+    Returns:
+        passed: Whether the judge said PASS.
+    """
+    from pathlib import Path
+
+    from airworthy.model_spec import load_spec
+    from airworthy.registry import read_champion
+    from airworthy.rollout import roll_out
+    from airworthy.state import home
+
+    found = read_champion(Path(champion.path))
+    outcome = roll_out(
+        load_spec(spec),
+        bundle=Path(model.path),
+        version=version,
+        verdict=Path(verdict.path),
+        stable=(found.bundle, found.version) if found.bundle else None,
+        traffic=Path(test.path),
+        home=home(),
+        record_out=Path(record.path),
+        report_out=Path(report.path),
+    )
+    for name, value in outcome.metrics.items():
+        metrics.log_metric(name, value)
+    return (outcome.decision == "PASS",)  # type: ignore[return-value]
