@@ -7,7 +7,6 @@ unless its name says so.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "dataset.json"
 ROWS_PER_FILE = 1_000_000
-BATCH_ROWS = 65_536  # the fingerprint is taken over batches of this many rows: changing it changes fingerprints
+BATCH_ROWS = (
+    65_536  # the fingerprint is taken over batches of this many rows: changing it changes fingerprints
+)
 
 Kind = Literal["number", "integer", "category", "bool"]
 
@@ -170,7 +171,7 @@ def write_dataset(
         )
     (temporary / DESCRIPTION).write_text(info.model_dump_json(indent=2) + "\n")
     shutil.rmtree(path, ignore_errors=True)
-    os.replace(temporary, path)
+    temporary.replace(path)
     return info
 
 

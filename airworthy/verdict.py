@@ -6,7 +6,6 @@ Made in one place (`airworthy.evaluation`), checked wherever a model moves towar
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +73,7 @@ def write_verdict(verdict: Verdict, path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".incomplete")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from kfp import compiler
@@ -20,6 +19,10 @@ def compile_all(folder: Path = COMPILED) -> list[Path]:
     for name, pipeline in PIPELINES.items():
         temporary = folder / f".{name}.incomplete.yaml"
         compiler.Compiler().compile(pipeline, str(temporary))
-        os.replace(temporary, folder / f"{name}.yaml")
+        temporary.replace(folder / f"{name}.yaml")
         written.append(folder / f"{name}.yaml")
     return written
+
+
+if __name__ == "__main__":
+    compile_all()

@@ -42,21 +42,27 @@ def release(
         ).outputs
         with dsl.If(validated["passed"] == True, name="data is fit"):  # noqa: E712
             training = configure(
-                train_model(spec=spec, as_of=data["as_of"], train=data["train"], tune=data["tune"]), "train_model"
+                train_model(spec=spec, as_of=data["as_of"], train=data["train"], tune=data["tune"]),
+                "train_model",
             )
             training.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(training_gpus)
             kubernetes.add_toleration(training, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
             trained = training.outputs
             judged = configure(
                 evaluate_model(
-                    spec=spec, train=data["train"], test=data["test"], model=trained["model"], champion=champion
+                    spec=spec,
+                    train=data["train"],
+                    test=data["test"],
+                    model=trained["model"],
+                    champion=champion,
                 ),
                 "evaluate_model",
             ).outputs
             evidence = {"verdict": judged["verdict"], "model": trained["model"]}
             with dsl.If(judged["passed"] == True, name="gate passed"):  # noqa: E712
                 smoke = configure(
-                    smoke_test(spec=spec, test=data["test"], scores=judged["scores"], **evidence), "smoke_test"
+                    smoke_test(spec=spec, test=data["test"], scores=judged["scores"], **evidence),
+                    "smoke_test",
                 )
                 registration = configure(
                     register_model(
@@ -71,7 +77,9 @@ def release(
                 )
                 version = registration.outputs["version"]
                 rollout = configure(
-                    rollout_canary(spec=spec, version=version, champion=champion, test=data["test"], **evidence),
+                    rollout_canary(
+                        spec=spec, version=version, champion=champion, test=data["test"], **evidence
+                    ),
                     "rollout_canary",
                 ).after(smoke)
                 with dsl.If(rollout.outputs["passed"] == True, name="canary passed"):  # noqa: E712

@@ -77,8 +77,12 @@ def bars(title: str, values: Mapping[str, float], *, unit: str = "", limit: floa
     for index, (name, value) in enumerate(values.items()):
         y = 4 + index * row
         parts.append(f'<text x="{label - 6}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect class="f0" x="{label}" y="{y + 2}" width="{max(value, 0) * scale:.1f}" height="{row - 6}"/>')
-        parts.append(f'<text x="{label + max(value, 0) * scale + 5:.1f}" y="{y + 13}">{tick(value)}{escape(unit)}</text>')
+        parts.append(
+            f'<rect class="f0" x="{label}" y="{y + 2}" width="{max(value, 0) * scale:.1f}" height="{row - 6}"/>'
+        )
+        parts.append(
+            f'<text x="{label + max(value, 0) * scale + 5:.1f}" y="{y + 13}">{tick(value)}{escape(unit)}</text>'
+        )
     if limit is not None:
         x = label + limit * scale
         parts.append(f'<line class="dash" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>')
@@ -120,7 +124,9 @@ def _axes(
     bottom = HEIGHT - BOTTOM
     parts = [f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>']
     for value in _ticks(*x_range):
-        parts.append(f'<text x="{to_x(value):.1f}" y="{bottom + 15}" text-anchor="middle">{tick(value)}</text>')
+        parts.append(
+            f'<text x="{to_x(value):.1f}" y="{bottom + 15}" text-anchor="middle">{tick(value)}</text>'
+        )
     for value in _decades(*y_range) if log_y else _ticks(*y_range):
         y = to_y(value)
         parts.append(f'<path class="axis" d="M{LEFT - 4} {y:.1f}h4"/>')
@@ -128,7 +134,9 @@ def _axes(
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
     half = (TOP + bottom) / 2
-    parts.append(f'<text transform="translate(12 {half}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
+    parts.append(
+        f'<text transform="translate(12 {half}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+    )
     return parts
 
 
@@ -145,7 +153,11 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _decades(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     stride = max(1, (last - first) // 6)
-    return [10.0**k for k in range(first, last + 1, stride) if low <= 10.0**k * (1 + 1e-9) and 10.0**k <= high * (1 + 1e-9)]
+    return [
+        10.0**k
+        for k in range(first, last + 1, stride)
+        if low <= 10.0**k * (1 + 1e-9) and 10.0**k <= high * (1 + 1e-9)
+    ]
 
 
 def _path(points: Points, to_x: Callable[[float], float], to_y: Callable[[float], float], steps: bool) -> str:

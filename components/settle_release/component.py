@@ -27,7 +27,9 @@ def settle_release(
 
     parsed = load_spec(spec)
     registry = Registry()
-    result = settle(parsed.rollout.service, champion_digest=champion_digest(registry, parsed.name), home=home())
+    result = settle(
+        parsed.rollout.service, champion_digest=champion_digest(registry, parsed.name), home=home()
+    )
     withdrawn = registry.withdraw_challenger(parsed.name, reason=status.error_message or status.state)
     Path(summary.path).write_text(
         f"**Release {status.state.lower()}.** {result.sentence}\n\n"

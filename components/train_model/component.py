@@ -31,8 +31,9 @@ def train_model(
     """
     from pathlib import Path
 
-    from airworthy.model_spec import load_spec
     from airworthy.training import train as fit
+
+    from airworthy.model_spec import load_spec
 
     result = fit(
         load_spec(spec), spec, train=Path(train.path), tune=Path(tune.path), out=Path(model.path), as_of=as_of

@@ -1,0 +1,3 @@
+from airworthy.cli import main
+
+main()

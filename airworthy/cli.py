@@ -1,0 +1,347 @@
+"""The command line: it parses, calls and prints; nothing else happens here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from airworthy import __version__
+from airworthy.errors import AirworthyError, ConfigError
+
+if TYPE_CHECKING:
+    from airworthy.local import RunResult
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+app = typer.Typer(
+    name="airworthy",
+    help="From the feature store to verified production: on Kubeflow, or on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+schema_app = typer.Typer(help="The data schema that validation holds the data against.", no_args_is_help=True)
+app.add_typer(schema_app, name="schema")
+rollout_app = typer.Typer(help="Records of rollouts.", no_args_is_help=True)
+app.add_typer(rollout_app, name="rollout")
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+Model = Annotated[Path, typer.Option("--model", "-m", help="Model spec.", show_default=True)]
+FLIGHTS = Path("models/flight_delay.yaml")
+
+
+def main() -> NoReturn:
+    """Entry point: user mistakes end in one sentence and an exit code, never in a stack trace."""
+    try:
+        app(standalone_mode=False)
+        code = 0
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except AirworthyError as error:
+        err.print(f"[red bold]error:[/] {escape(str(error))}", soft_wrap=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        err.print("interrupted; `airworthy runs` shows how to go on")
+        code = 130
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("click", "typer"):
+            raise
+        usage = getattr(error, "format_message", lambda: str(error))()
+        err.print(f"[red bold]error:[/] {escape(usage)} (see `airworthy --help`)", soft_wrap=True)
+        code = 2
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Examples:\n\n  airworthy run --model models/flight_delay.yaml --as-of 2013-09-01\n\n"
+    "  airworthy run my_pipeline.yaml --set learning_rate=0.1\n\n  airworthy run --resume release-20130901-101500"
+)
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A shipped pipeline, or a compiled YAML file.")] = "release",
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Model spec; fills the pipeline's spec and schema.")
+    ] = None,
+    as_of: Annotated[str | None, typer.Option(help="The present, as seen by this run (ISO, UTC).")] = None,
+    parameters: Annotated[list[str], typer.Option("--set", help="A pipeline parameter, name=value.")] = [],  # noqa: B006
+    resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run.")] = None,
+    cache: Annotated[bool, typer.Option(help="Take unchanged steps from earlier runs.")] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Steps that may run at the same time.")] = 2,
+    keep_serving: Annotated[bool, typer.Option(help="Leave the champion's server up until Ctrl-C.")] = False,
+    plain: Annotated[bool, typer.Option(help="One line per step instead of a live tree.")] = False,
+) -> None:
+    """Run a pipeline here, from its compiled YAML."""
+    from airworthy.client import LocalClient, parse_parameters
+    from airworthy.local.progress import Progress
+
+    client = LocalClient(workers=workers)
+    arguments: dict[str, Any] = parse_parameters(parameters)
+    if as_of is not None:
+        arguments["as_of"] = as_of
+    if model is None and pipeline == "release" and resume is None and "spec" not in arguments:
+        raise ConfigError("which model? give --model, for example --model models/flight_delay.yaml")
+    with Progress(out, plain=plain) as progress:
+        if resume:
+            result = client.resume(resume, listener=progress)
+        else:
+            result = client.submit(
+                pipeline, model=model, parameters=arguments, cache=cache, listener=progress
+            )
+    code = _summary(result)
+    if keep_serving and code == 0 and model is not None:
+        serve(str(model))
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    what: Annotated[str, typer.Argument(help="story or bad-model.")] = "story",
+    plain: Annotated[bool, typer.Option(help="One line per step instead of a live tree.")] = False,
+    keep_serving: Annotated[bool, typer.Option(help="Leave the champion's server up until Ctrl-C.")] = False,
+) -> None:
+    """Show the whole path on real flights.
+
+    [bold]story[/]: a first release becomes champion; a later one, retrained, is compared with it, goes through
+    the canary and replaces it. [bold]bad-model[/]: the gate refuses a poor model, and the canary of a good one
+    whose server fails is rolled back.
+    """
+    from airworthy.demo import STORIES, play
+
+    if what not in STORIES:
+        raise ConfigError(f"demo {what}: there is no such story; choose {', '.join(STORIES)}")
+    code = play(what, out, plain=plain)
+    if keep_serving and code == 0:
+        serve(str(FLIGHTS))
+    raise typer.Exit(code)
+
+
+@app.command(name="compile")
+def compile_(
+    check: Annotated[bool, typer.Option(help="Only say whether the committed files are current.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("pipelines/compiled"),
+) -> None:
+    """Compile the pipelines of this checkout to YAML."""
+    import tempfile
+
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        from pipelines.compile import compile_all
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"no pipelines to compile here ({error.name} is missing): run this in a checkout"
+        ) from None
+    if not check:
+        for path in compile_all(folder):
+            out.print(f"wrote {path}")
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = compile_all(Path(temporary))
+        stale = [p.name for p in fresh if not _same(p, folder / p.name)]
+    if stale:
+        raise ConfigError(
+            f"{folder}: {', '.join(stale)} is not what the sources compile to; run `airworthy compile`"
+        )
+    out.print(f"{folder}: current")
+
+
+@app.command()
+def runs(limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20) -> None:
+    """List the runs of this machine."""
+    from airworthy.local import list_runs
+    from airworthy.state import home
+
+    found = list_runs(home())[:limit]
+    if not found:
+        out.print("no runs yet; start one with `airworthy demo` or `airworthy run --model …`")
+        return
+    table = Table("run", "state", "started", "took", "report", box=None, header_style="bold", pad_edge=False)
+    for result in found:
+        page = result.directory / "report.html"
+        table.add_row(
+            result.run_id,
+            _coloured(result.state),
+            _clock(result.started),
+            _duration(result.started, result.ended),
+            _short(page) if page.exists() else "",
+        )
+    out.print(table)
+    if any(r.state == "INTERRUPTED" for r in found):
+        out.print("\ngo on with an interrupted one: airworthy run --resume RUN")
+
+
+@app.command()
+def status(model: Annotated[str | None, typer.Argument(help="A model's name, or its spec.")] = None) -> None:
+    """Show what is registered and what serves."""
+    from airworthy.client import model_name
+    from airworthy.registry import Registry
+    from airworthy.rollout.state import describe_service
+    from airworthy.state import home
+
+    registry = Registry()
+    names = [model_name(model)] if model else registry.models()
+    if not names:
+        out.print(
+            "no model is registered yet; release one with `airworthy demo` or `airworthy run --model …`"
+        )
+        return
+    for name in names:
+        versions = registry.versions(name)
+        if not versions:
+            raise ConfigError(f"{name}: no such model; there are {', '.join(registry.models()) or 'none'}")
+        out.print(f"[bold]{name}[/]")
+        table = Table(
+            "version", "aliases", "as of", "rounds", "verdict", "bundle", box=None, header_style="dim"
+        )
+        for version in versions:
+            tags = version.tags
+            table.add_row(
+                version.version,
+                ", ".join(version.aliases) or "–",
+                tags.get("as_of", "–")[:10],
+                tags.get("rounds", "–"),
+                tags.get("verdict.status", "–"),
+                version.digest[:12],
+            )
+        out.print(table)
+        service = versions[0].tags.get("service")
+        if service:
+            out.print(f"  {describe_service(service, home())}\n")
+
+
+@app.command(epilog="Example:\n\n  airworthy serve flight_delay --port 8080")
+def serve(
+    model: Annotated[str, typer.Argument(help="A model's name, or its spec.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8080,
+) -> None:
+    """Serve the champion on loopback until Ctrl-C (V1 and V2 inference protocols)."""
+    from airworthy.client import model_name
+
+    _in_environment("release", "airworthy.serving", "serve", model_name(model), "--port", str(port))
+
+
+@app.command(
+    epilog="Example:\n\n  airworthy rollback flight_delay --reason 'late flights in Newark go unseen'"
+)
+def rollback(
+    model: Annotated[str, typer.Argument(help="A model's name, or its spec.")],
+    reason: Annotated[str, typer.Option(help="Why; recorded with the version.")],
+) -> None:
+    """Return to the previous champion, in the registry and in serving."""
+    from airworthy.client import model_name
+
+    _in_environment("release", "airworthy.rollout", "rollback", model_name(model), "--reason", reason)
+
+
+@schema_app.command(
+    "infer", epilog="Example:\n\n  airworthy schema infer models/flight_delay.yaml --as-of 2013-08-01"
+)
+def schema_infer(
+    spec: Annotated[Path, typer.Argument(help="Model spec.")],
+    as_of: Annotated[str | None, typer.Option(help="The present (ISO, UTC). Default: now.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing schema.")] = False,
+) -> None:
+    """Make a first schema from the training window; review and edit it, then commit it."""
+    import tempfile
+
+    from airworthy.client import read_model
+
+    target = spec.parent / read_model(spec).validation.schema_file
+    if target.exists() and not force:
+        raise ConfigError(f"{target} exists and may have been edited by hand; give --force to replace it")
+    with tempfile.TemporaryDirectory() as folder:
+        when = ["--as-of", as_of] if as_of else []
+        _in_environment("data", "airworthy.features", "retrieve", str(spec), "--out", folder, *when)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _in_environment("validation", "airworthy.validation", "infer", f"{folder}/train", "-o", str(target))
+    out.print(f"wrote {target}: read it, loosen and tighten it by hand, then commit it")
+
+
+@rollout_app.command("replay", epilog="Example:\n\n  airworthy rollout replay .airworthy/runs/RUN/…/record")
+def rollout_replay(
+    record: Annotated[Path, typer.Argument(help="Folder or file of a rollout record.")],
+) -> None:
+    """Recompute a rollout's decision from its record."""
+    _in_environment("release", "airworthy.rollout", "replay", str(record))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine and this checkout; say what to do about what is missing."""
+    from airworthy.doctor import examine
+
+    checks = examine()
+    table = Table("", "check", "found", box=None, header_style="dim", pad_edge=False)
+    for check in checks:
+        mark = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}[check.state]
+        table.add_row(mark, check.name, escape(check.found))
+    out.print(table)
+    if any(check.state == "problem" for check in checks):
+        raise typer.Exit(2)
+
+
+def _in_environment(group: str, module: str, *arguments: str) -> None:
+    """Run a room's own command line in its environment; its exit code becomes ours."""
+    import subprocess
+
+    from airworthy.local.environments import Environments
+    from airworthy.state import home
+
+    python = Environments(home(), notify=lambda text: err.print(f"[dim]{escape(text)}[/]")).python_for_group(
+        group
+    )
+    environment = {**os.environ, "AIRWORTHY_HOME": str(home()), "PYTHONPATH": ""}
+    try:
+        code = subprocess.run([python, "-m", module, *arguments], env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        code = 130
+    if code:
+        raise typer.Exit(code)
+
+
+def _summary(result: RunResult) -> int:
+    from airworthy.summary import print_summary
+
+    return print_summary(result, out)
+
+
+def _same(left: Path, right: Path) -> bool:
+    return right.exists() and left.read_bytes() == right.read_bytes()
+
+
+def _short(path: Path) -> str:
+    """A path as a person would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _coloured(state: str) -> str:
+    colour = {"SUCCEEDED": "green", "FAILED": "red"}.get(state, "yellow")
+    return f"[{colour}]{state.lower()}[/]"
+
+
+def _clock(moment: float | None) -> str:
+    return datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S") if moment else "–"
+
+
+def _duration(started: float | None, ended: float | None) -> str:
+    return f"{ended - started:.1f} s" if started and ended else "–"

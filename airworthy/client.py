@@ -1,0 +1,162 @@
+"""Submit pipelines and read their runs. `LocalClient` runs them on this machine with the local engine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airworthy.errors import ConfigError
+from airworthy.model_spec import ModelSpec, read_spec
+from airworthy.state import home
+
+if TYPE_CHECKING:
+    from airworthy.local import Event, RunResult
+
+
+@dataclass(frozen=True)
+class LocalClient:
+    """Runs compiled pipelines here, without Docker or Kubernetes.
+
+    Args:
+        home: State directory; by default `$AIRWORTHY_HOME` or `.airworthy/`.
+        workers: Steps that may run at the same time.
+    """
+
+    home: Path = field(default_factory=home)
+    workers: int = 2
+
+    def submit(
+        self,
+        pipeline: str | Path = "release",
+        *,
+        model: Path | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        cache: bool = True,
+        env: Mapping[str, str] | None = None,
+        listener: Callable[[Event], None] | None = None,
+    ) -> RunResult:
+        """Run a pipeline to its end.
+
+        Args:
+            pipeline: Name of a shipped pipeline, or the path of any compiled YAML.
+            model: Model spec; fills the parameters `spec` and `schema`.
+            parameters: Further pipeline parameters.
+            cache: Take unchanged steps from earlier runs.
+            env: More environment variables for every step.
+            listener: Called with every event, such as `airworthy.local.progress.Progress`.
+
+        Raises:
+            ConfigError: The spec, the pipeline or a parameter can't be used.
+        """
+        from airworthy.local import run_pipeline
+
+        arguments = dict(parameters or {})
+        if model is not None:
+            spec, text, schema = read_spec(model)
+            arguments = {"spec": text, "schema": schema, **arguments}
+        path = compiled_pipeline(pipeline)
+        result = run_pipeline(
+            path,
+            arguments,
+            home=self.home,
+            env={**self._environment(), **(env or {})},
+            workers=self.workers,
+            cache=cache,
+            listener=listener,
+        )
+        self._write_report(result)
+        return result
+
+    def resume(self, run_id: str, *, listener: Callable[[Event], None] | None = None) -> RunResult:
+        """Go on with a run that was interrupted: finished steps are kept, the others run again."""
+        from airworthy.local import resume_run
+
+        result = resume_run(
+            run_id, home=self.home, env=self._environment(), workers=self.workers, listener=listener
+        )
+        self._write_report(result)
+        return result
+
+    def _environment(self) -> dict[str, str]:
+        """What tells a step where things are; on a cluster a ConfigMap says the same."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.home / 'mlflow.db'}")
+        repo = Path(os.environ.get("AIRWORTHY_FEATURE_REPO", "feature_repo")).absolute()
+        return {
+            "AIRWORTHY_HOME": str(self.home),
+            "MLFLOW_TRACKING_URI": uri,
+            "AIRWORTHY_FEATURE_REPO": str(repo),
+            "AIRWORTHY_DEPLOYER": "local",
+        }
+
+    def _write_report(self, result: RunResult) -> Path:
+        from airworthy.reports.run import write_run_page
+
+        return write_run_page(result)
+
+
+def compiled_pipeline(pipeline: str | Path) -> Path:
+    """The YAML of a pipeline: a path as it is, or a name among the shipped ones.
+
+    Raises:
+        ConfigError: There is no such pipeline; the message lists those there are.
+    """
+    given = Path(pipeline)
+    if given.suffix in (".yaml", ".yml"):
+        if not given.is_file():
+            raise ConfigError(f"{given}: no such file")
+        return given
+    folders = (
+        Path(__file__).parent / "_packaged" / "pipelines",
+        Path(__file__).parents[1] / "pipelines" / "compiled",
+    )
+    known = {
+        path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))
+    }
+    if str(pipeline) not in known:
+        raise ConfigError(
+            f"{pipeline}: no such pipeline; there are {', '.join(sorted(known))}, or give a YAML file"
+        )
+    return known[str(pipeline)]
+
+
+def model_name(spec_or_name: str) -> str:
+    """A model's name, from itself or from the path of its spec."""
+    if spec_or_name.endswith((".yaml", ".yml")):
+        return read_model(Path(spec_or_name)).name
+    return spec_or_name
+
+
+def read_model(path: Path) -> ModelSpec:
+    """A model spec, without its schema file (which may not exist yet).
+
+    Raises:
+        ConfigError: The file is missing or wrong.
+    """
+    from airworthy.model_spec import load_spec
+
+    try:
+        return load_spec(path.read_text(), str(path))
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(f"{path}: no such model spec") from None
+
+
+def parse_parameters(assignments: list[str]) -> dict[str, Any]:
+    """`["training_gpus=0", "name=x"]` as a dictionary; values are JSON where they parse as such, else text.
+
+    Raises:
+        ConfigError: One is not of the form `name=value`.
+    """
+    parameters: dict[str, Any] = {}
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"--set {assignment}: expected name=value, such as training_gpus=0")
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            parameters[name] = value
+    return parameters

@@ -1,0 +1,193 @@
+"""The two models under comparison, scored on the same rows of the test window in one pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airworthy import datasets
+from airworthy.bundle import BundleInfo, Scorer, verify_bundle
+from airworthy.errors import DataError
+from airworthy.evaluation.metrics import Floats, Labels
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airworthy.model_spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model's answers."""
+
+    digest: str
+    info: BundleInfo
+    scores: Floats
+    unseen: dict[str, int]
+    """Rows per feature whose category the model never met (scored as missing)."""
+
+    @property
+    def improbable(self) -> int:
+        """Scores that are no probabilities: not finite, or outside 0 to 1."""
+        return int(np.sum(~((self.scores >= 0) & (self.scores <= 1))))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A slice column: `names[codes[i]]` is the value of row i; code -1 stands for missing."""
+
+    codes: np.ndarray[Any, np.dtype[np.int32]]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The test window with both models' scores, row by row."""
+
+    dataset: datasets.DatasetInfo
+    ids: pa.ChunkedArray
+    labels: Labels
+    challenger: Arm
+    champion: Arm | None
+    """None on a first release, and when `champion_problem` says why it could not be compared."""
+    champion_version: str | None
+    champion_digest: str | None
+    champion_problem: str | None
+    slices: dict[str, Groups]
+    missing_slices: tuple[str, ...]
+
+
+def has_bundle(path: Path | None) -> bool:
+    """Whether there is a bundle at all; an empty folder stands for none (a first release)."""
+    return path is not None and path.is_dir() and any(path.iterdir())
+
+
+def score_arms(
+    spec: ModelSpec, test: Path, bundle: Path, champion: Path | None, champion_version: str | None
+) -> Scored:
+    """Score challenger and champion on every row of the test window.
+
+    A champion that can't score these rows (it was trained on features or a label that they lack) is no error:
+    `champion_problem` says why.
+
+    Raises:
+        DataError: The window is empty, unlabelled, single-class, or lacks what the challenger needs; or the
+            champion's version and bundle don't come together.
+        BundleError: A bundle doesn't match its digests.
+    """
+    info = datasets.read_info(test)
+    _require_test_rows(spec, info)
+    if has_bundle(champion) != bool(champion_version):
+        raise DataError(
+            f"champion: version {champion_version or 'none'} and bundle folder {champion or 'none'} don't come "
+            "together; load the champion again"
+        )
+    digest, challenger = verify_bundle(bundle), Scorer.load(bundle, verify=False)
+    problem = _unable(challenger.info, spec, info)
+    if problem:
+        raise DataError(f"the challenger can't score {test}: it {problem}")
+    rival, rival_digest, rival_problem = None, "", None
+    if champion is not None and champion_version:
+        rival_digest, rival = verify_bundle(champion), Scorer.load(champion, verify=False)
+        rival_problem = _unable(rival.info, spec, info)
+    scorers = [challenger] + ([rival] if rival is not None and rival_problem is None else [])
+    answers, table = _one_pass(test, info, scorers, [c for c in spec.slices if c in _columns(info)])
+    arms = [Arm(d, s.info, *a) for d, s, a in zip([digest, rival_digest], scorers, answers, strict=False)]
+    if len(arms) > 1 and arms[1].improbable:
+        rival_problem = f"gives {arms[1].improbable:,} scores that are not probabilities"
+    return Scored(
+        dataset=info,
+        ids=table.column(info.id),
+        labels=_labels(table.column(spec.label.column), test),
+        challenger=arms[0],
+        champion=arms[1] if len(arms) > 1 and rival_problem is None else None,
+        champion_version=champion_version or None,
+        champion_digest=rival_digest or None,
+        champion_problem=None if rival_problem is None else f"the champion {rival_problem}",
+        slices={name: _groups(table.column(name)) for name in spec.slices if name in table.column_names},
+        missing_slices=tuple(name for name in spec.slices if name not in table.column_names),
+    )
+
+
+def _require_test_rows(spec: ModelSpec, info: datasets.DatasetInfo) -> None:
+    if info.rows == 0:
+        raise DataError(f"dataset {info.name}: no rows between {info.start} and {info.end} to evaluate on")
+    if info.label != spec.label.column:
+        raise DataError(
+            f"dataset {info.name}: its label is {info.label}, but the spec asks for {spec.label.column}"
+        )
+
+
+def _unable(model: BundleInfo, spec: ModelSpec, info: datasets.DatasetInfo) -> str | None:
+    """Why a model can't score this dataset, as the rest of a sentence; None when it can."""
+    if model.label != spec.label.column:
+        return f"predicts {model.label}, not {spec.label.column}"
+    kinds = {feature.name: feature.kind for feature in info.features}
+    absent = [f.name for f in model.features if f.name not in kinds]
+    if absent:
+        return f"needs features that this dataset lacks: {', '.join(absent)}"
+    changed = [f.name for f in model.features if (f.kind == "category") != (kinds[f.name] == "category")]
+    if changed:
+        return f"knows features as another kind than this dataset: {', '.join(changed)}"
+    return None
+
+
+def _columns(info: datasets.DatasetInfo) -> set[str]:
+    return {*info.feature_names, *info.extra, info.id, info.time}
+
+
+def _one_pass(
+    test: Path, info: datasets.DatasetInfo, scorers: Sequence[Scorer], slices: Sequence[str]
+) -> tuple[list[tuple[Floats, dict[str, int]]], pa.Table]:
+    """Every scorer's scores and unseen counts, and the columns kept (id, label, slices)."""
+    import pyarrow as pa
+
+    wanted = {f.name for scorer in scorers for f in scorer.info.features}
+    kept = list(dict.fromkeys([info.id, str(info.label), *slices]))
+    parts: list[list[Floats]] = [[] for _ in scorers]
+    unseen: list[Counter[str]] = [Counter() for _ in scorers]
+    batches = []
+    for batch in datasets.iter_batches(test, sorted({*wanted, *kept})):
+        frame = batch.select(sorted(wanted)).to_pandas()
+        for index, scorer in enumerate(scorers):
+            scores, new = scorer.score_frame(frame)
+            parts[index].append(np.asarray(scores, dtype=np.float64))
+            unseen[index].update(new)
+        batches.append(batch.select(kept))
+    answers = [(np.concatenate(p), dict(u)) for p, u in zip(parts, unseen, strict=True)]
+    return answers, pa.Table.from_batches(batches)
+
+
+def _labels(column: pa.ChunkedArray, test: Path) -> Labels:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column.null_count:
+        raise DataError(f"{test}: {column.null_count} of {len(column)} rows have no label; retrieve again")
+    try:
+        values = pc.cast(column, pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise DataError(f"{test}: the label must be 0/1 or false/true, not {column.type}") from None
+    odd = values[(values != 0) & (values != 1)]
+    if len(odd):
+        raise DataError(f"{test}: the label must be 0 or 1, found {odd[0]:g}")
+    labels = values.astype(np.int8)
+    for value, word in ((1, "positive"), (0, "negative")):
+        if not np.any(labels == value):
+            raise DataError(f"{test}: no {word} row among {len(labels)}; widen the test window")
+    return labels
+
+
+def _groups(column: pa.ChunkedArray) -> Groups:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = pc.cast(column, pa.string()).dictionary_encode().unify_dictionaries().combine_chunks()
+    chunk = encoded if isinstance(encoded, pa.DictionaryArray) else encoded.chunk(0)
+    codes = pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
+    return Groups(codes, tuple(chunk.dictionary.to_pylist()))

@@ -1,0 +1,105 @@
+"""Where MLflow keeps runs and models: SQLite and a folder by default, any server through MLFLOW_TRACKING_URI."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airworthy import state
+from airworthy.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+
+
+def tracking_uri(home: Path | None = None) -> str:
+    """`MLFLOW_TRACKING_URI`, or the SQLite file in the state directory (`home`, by default `state.home()`)."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given or f"{SQLITE}{(home or state.home()) / 'mlflow.db'}"
+
+
+def ensure_store(uri: str | None = None) -> str:
+    """The URI of a store that is ready for use; a SQLite file gets its tables here, once.
+
+    MLflow migrates on first use, and parallel first users break each other's migration, even the file; so it
+    is done under a file lock, and a stamp beside the file says that it was done.
+
+    Args:
+        uri: The store; by default `tracking_uri()`.
+
+    Raises:
+        RegistryError: The database can't be made ready.
+    """
+    uri = uri or tracking_uri()
+    database = sqlite_file(uri)
+    if database is not None:
+        _migrate_once(uri, database)
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a SQLite URI; None for servers and other databases."""
+    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel releases it when the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The experiment of that name, made if missing.
+
+    With SQLite its artifacts go to `artifacts/` beside the database (MLflow's own default depends on the
+    current directory); a server decides for itself.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        database = sqlite_file(client.tracking_uri)
+        location = None if database is None else (database.parent / "artifacts" / name).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process may have been faster
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def _migrate_once(uri: str, database: Path) -> None:
+    import mlflow.version
+
+    stamp = database.with_name(database.name + ".schema")
+    if _stamped(stamp, database, mlflow.version.VERSION):
+        return
+    from mlflow.store.db import utils
+
+    with file_lock(database.with_name(database.name + ".lock")):
+        if _stamped(stamp, database, mlflow.version.VERSION):
+            return
+        try:
+            engine = utils.create_sqlalchemy_engine_with_retry(uri)
+            if not utils._all_tables_exist(engine):
+                utils._initialize_tables(engine)
+            else:
+                utils._upgrade_db(engine)
+            engine.dispose()
+        except Exception as error:
+            raise RegistryError(f"{database}: the MLflow database can't be prepared: {error}") from error
+        stamp.write_text(mlflow.version.VERSION)
+
+
+def _stamped(stamp: Path, database: Path, version: str) -> bool:
+    return database.exists() and stamp.exists() and stamp.read_text() == version

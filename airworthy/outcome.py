@@ -1,0 +1,90 @@
+"""What a release came to, read from the artifacts that its steps recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from airworthy.errors import GateError
+from airworthy.verdict import read_verdict
+
+if TYPE_CHECKING:
+    from airworthy.local.state import RunResult, TaskRecord
+
+Ending = Literal["released", "data refused", "gate refused", "rolled back", "failed", "canceled"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a release ended.
+
+    `exit_code` is 0 when the challenger became champion, 3 when evidence said no, 2 when a step refused its
+    input, 1 when something broke.
+    """
+
+    ending: Ending
+    exit_code: int
+    headline: str
+    reasons: tuple[str, ...] = ()
+    version: str | None = None
+    compared_with: str | None = None
+
+
+def task(result: RunResult, name: str) -> TaskRecord | None:
+    """The record of a component's task, wherever in the graph it stands; None if it did not run."""
+    return next((t for t in result.tasks.values() if t.name == name and t.started is not None), None)
+
+
+def artifact(result: RunResult, name: str, output: str) -> Path | None:
+    """The path of a finished task's artifact; None if there is none."""
+    record = task(result, name)
+    if record is None or record.state != "SUCCEEDED" or output not in record.artifacts:
+        return None
+    path = Path(record.artifacts[output].path)
+    return path if path.exists() else None
+
+
+def release_outcome(result: RunResult) -> Outcome:
+    """Read how a `release` run ended."""
+    if result.state == "CANCELED":
+        return Outcome("canceled", 130, "canceled; whatever was rolling out has been settled")
+    verdict_file = artifact(result, "evaluate-model", "verdict")
+    verdict = read_verdict(verdict_file) if verdict_file else None
+    compared = verdict.champion_version if verdict else None
+    if result.state != "SUCCEEDED":
+        return _failed(result, compared)
+    findings = _blocking(artifact(result, "validate-data", "anomalies"))
+    if findings:
+        return Outcome("data refused", 3, "the data is not fit to train on", findings)
+    if verdict is None:
+        return Outcome("failed", 1, "the run ended without a verdict")
+    if not verdict.passed:
+        reasons = tuple(check.reason for check in verdict.failures)
+        return Outcome("gate refused", 3, "the gate refused the challenger", reasons, None, compared)
+    registered = task(result, "register-model")
+    version = str(registered.parameters["version"]) if registered else None
+    record = artifact(result, "rollout-canary", "record")
+    summary = json.loads((record / "rollout.json").read_text()) if record else {}
+    if summary.get("decision") != "PASS":
+        reason = summary.get("reason", "the rollout left no record")
+        return Outcome("rolled back", 3, "the canary was rolled back", (reason,), version, compared)
+    if task(result, "promote-model") is None:
+        return Outcome("failed", 1, "the canary passed but was not promoted", (), version, compared)
+    return Outcome("released", 0, f"version {version} is champion", (summary["reason"],), version, compared)
+
+
+def _failed(result: RunResult, compared: str | None) -> Outcome:
+    failed = [t for t in result.tasks.values() if t.state == "FAILED" and t.error]
+    codes = {"ConfigError": 2, "DataError": 2, "MissingCapabilityError": 2, GateError.__name__: 3}
+    code = next((codes[t.error_kind] for t in failed if t.error_kind in codes), 1)
+    reasons = tuple(f"{t.display_name}: {t.error}" for t in failed)
+    return Outcome("failed", code, "a step failed", reasons, None, compared)
+
+
+def _blocking(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    findings: list[dict[str, Any]] = json.loads(path.read_text())["findings"]
+    return tuple(finding["sentence"] for finding in findings if finding["severity"] == "block")

@@ -1,0 +1,70 @@
+"""The champion as a folder: what one step fetches and the others compare with, without asking the registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from airworthy.errors import DataError
+from airworthy.registry.registry import Registry
+
+DESCRIPTION = "champion.json"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A champion on disk; all None on a first release."""
+
+    version: str | None
+    digest: str | None
+    bundle: Path | None
+    statistics: Path | None
+    """Statistics of the data that it was accepted with; None when none were kept."""
+
+
+def export_champion(registry: Registry, model: str, out: Path) -> Champion:
+    """Write the present champion to `out`: `champion.json` and, if there is one, `bundle/` and `statistics/`.
+
+    Raises:
+        RegistryError: The registry can't be reached.
+        BundleError: Its stored files are not what was registered.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    found = registry.champion(model)
+    if found is not None:
+        registry.fetch_bundle(found, out / "bundle")
+        registry.fetch_statistics(found, out / "statistics")
+    said = {
+        "model": model,
+        "version": found.version if found else None,
+        "digest": found.digest if found else None,
+    }
+    (out / DESCRIPTION).write_text(json.dumps(said, indent=2) + "\n")  # last: without it the folder is not read
+    return read_champion(out)
+
+
+def read_champion(path: Path) -> Champion:
+    """What `export_champion` wrote.
+
+    Raises:
+        DataError: It is not such a folder.
+    """
+    try:
+        said = json.loads((path / DESCRIPTION).read_text())
+        version, digest = said["version"], said["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: not an exported champion ({DESCRIPTION} is missing or damaged)") from None
+    statistics = path / "statistics"
+    return Champion(
+        version=version,
+        digest=digest,
+        bundle=path / "bundle" if version else None,
+        statistics=statistics if version and statistics.exists() else None,
+    )
+
+
+def champion_digest(registry: Registry, model: str) -> str | None:
+    """SHA-256 of the champion's bundle; None when there is no champion."""
+    found = registry.champion(model)
+    return found.digest if found else None

@@ -1,0 +1,59 @@
+"""What a registered version is, and the names of aliases and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
+
+PREFIX = "airworthy."
+"""Of all our tags in MLflow; `Version.tags` shows ours without it."""
+DIGEST = "bundle_digest"
+REPLACED = "replaced_version"
+"""The champion before this one; the truth behind the alias `previous_champion`."""
+ROLLED_BACK = "rolled_back"
+WITHDRAWN = "withdrawn"
+STATISTICS = "statistics"
+VERDICT = "verdict"
+MOVE = "move."
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version."""
+
+    model: str
+    version: str
+    digest: str
+    """SHA-256 of its bundle."""
+    source: str
+    """URI of the bundle's files."""
+    run_id: str | None
+    tags: Mapping[str, str]
+    """Lineage and state, as recorded by Airworthy."""
+    aliases: tuple[str, ...]
+    created: datetime
+
+    def __str__(self) -> str:
+        return f"{self.model} version {self.version}"
+
+
+def version_of(entry: ModelVersion, aliases: Iterable[str]) -> Version:
+    """MLflow's version as ours."""
+    tags = {k.removeprefix(PREFIX): v for k, v in entry.tags.items() if k.startswith(PREFIX)}
+    return Version(
+        model=entry.name,
+        version=str(entry.version),
+        digest=tags.get(DIGEST, ""),
+        source=str(entry.source),
+        run_id=entry.run_id or None,
+        tags=tags,
+        aliases=tuple(sorted(aliases)),
+        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
+    )

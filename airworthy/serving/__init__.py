@@ -1,0 +1,1 @@
+"""The serving room: KServe model server, traffic splitter, request replay and the smoke test."""

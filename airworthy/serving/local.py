@@ -1,0 +1,148 @@
+"""Model servers as processes of this machine, on loopback, tied to the life of the process that starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
+
+from airworthy.errors import ServingError
+
+log = logging.getLogger(__name__)
+
+READY_SECONDS = 120.0  # importing kserve alone takes many seconds on a small machine
+QUIET = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a model server is started with."""
+
+    bundle: Path
+    name: str
+    version: str = ""
+    digest: str = ""
+    """Expected digest; the server refuses another bundle."""
+    max_rows: int = 1000
+    unseen_category: str = "missing"
+    port: int = 0
+
+
+class ServerProcess:
+    """One model server process. `start` it, await `ready`, always `stop` it; it also ends if we die.
+
+    Args:
+        options: What to serve.
+        log_file: Where its output goes (appended).
+    """
+
+    def __init__(self, options: ServerOptions, log_file: Path) -> None:
+        self.options = options
+        self.log_file = log_file
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; returns at once."""
+        self._folder = tempfile.TemporaryDirectory(prefix="airworthy-server-")
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        options = self.options
+        command = [
+            *(sys.executable, "-m", "airworthy.serving.server", "--follow_parent"),
+            *("--bundle", str(options.bundle), "--model_name", options.name),
+            *("--model_version", options.version, "--http_port", str(options.port)),
+            *("--max_rows", str(options.max_rows), "--unseen_category", options.unseen_category),
+            *("--announce", str(self._address_file)),
+            *(("--expected_digest", options.digest) if options.digest else ()),
+        ]
+        with self.log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **QUIET},
+                start_new_session=True,  # Ctrl-C is ours to handle: first drain, then stop it
+            )
+
+    async def ready(self, seconds: float = READY_SECONDS) -> str:
+        """Wait until the model answers as ready; returns the base URL.
+
+        Raises:
+            ServingError: It ended, or was not ready in time; the message quotes the end of its log.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ready()
+        except TimeoutError:
+            raise ServingError(f"{self._what} was not ready after {seconds:.0f} s ({self._log_tail()})") from None
+
+    async def _ready(self) -> str:
+        async with ClientSession(timeout=ClientTimeout(total=5)) as session:
+            while True:
+                if not self.alive:
+                    raise ServingError(f"{self._what} ended before it was ready: {self._log_tail()}")
+                if not self.url and self._address_file.exists():
+                    self.url = json.loads(self._address_file.read_text())["url"]
+                if self.url and await self._answers(session):
+                    return self.url
+                await asyncio.sleep(0.05)
+
+    async def _answers(self, session: ClientSession) -> bool:
+        try:
+            async with session.get(f"{self.url}/v2/models/{self.options.name}/ready") as answer:
+                return answer.status == 200
+        except (ClientError, TimeoutError, ConnectionError):
+            return False
+
+    def stop(self, seconds: float = 8.0) -> None:
+        """Stop it politely, then by force. Safe to repeat."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(seconds)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+            if process.stdin:
+                process.stdin.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    @property
+    def _address_file(self) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / "address.json"
+
+    @property
+    def _what(self) -> str:
+        return f"the server of {self.options.name} version {self.options.version or '-'}"
+
+    def _log_tail(self) -> str:
+        try:
+            lines = self.log_file.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        last = lines[-1] if lines else "it wrote nothing"
+        return f"{last} (log: {self.log_file})"
