@@ -183,8 +183,8 @@ def runs(limit: Annotated[int, typer.Option(min=1, help="How many, newest first.
             _short(page) if page.exists() else "",
         )
     out.print(table)
-    if any(r.state == "INTERRUPTED" for r in found):
-        out.print("\ngo on with an interrupted one: airworthy run --resume RUN")
+    if any(r.state == "RUNNING" for r in found):
+        out.print("\na run whose engine died shows as running; go on with it: airworthy run --resume RUN")
 
 
 @app.command()
@@ -192,7 +192,7 @@ def status(model: Annotated[str | None, typer.Argument(help="A model's name, or 
     """Show what is registered and what serves."""
     from airworthy.client import model_name
     from airworthy.registry import Registry
-    from airworthy.rollout.state import describe_service
+    from airworthy.serving.state import describe_service
     from airworthy.state import home
 
     registry = Registry()
@@ -234,7 +234,7 @@ def serve(
     """Serve the champion on loopback until Ctrl-C (V1 and V2 inference protocols)."""
     from airworthy.client import model_name
 
-    _in_environment("release", "airworthy.serving", "serve", model_name(model), "--port", str(port))
+    _in_environment("release", "serve", model_name(model), "--port", str(port))
 
 
 @app.command(
@@ -247,7 +247,7 @@ def rollback(
     """Return to the previous champion, in the registry and in serving."""
     from airworthy.client import model_name
 
-    _in_environment("release", "airworthy.rollout", "rollback", model_name(model), "--reason", reason)
+    _in_environment("release", "rollback", model_name(model), "--reason", reason)
 
 
 @schema_app.command(
@@ -268,9 +268,9 @@ def schema_infer(
         raise ConfigError(f"{target} exists and may have been edited by hand; give --force to replace it")
     with tempfile.TemporaryDirectory() as folder:
         when = ["--as-of", as_of] if as_of else []
-        _in_environment("data", "airworthy.features", "retrieve", str(spec), "--out", folder, *when)
+        _in_environment("data", "retrieve", str(spec), "--out", folder, *when)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _in_environment("validation", "airworthy.validation", "infer", f"{folder}/train", "-o", str(target))
+        _in_environment("validation", "infer", f"{folder}/train", "--out", str(target))
     out.print(f"wrote {target}: read it, loosen and tighten it by hand, then commit it")
 
 
@@ -279,7 +279,7 @@ def rollout_replay(
     record: Annotated[Path, typer.Argument(help="Folder or file of a rollout record.")],
 ) -> None:
     """Recompute a rollout's decision from its record."""
-    _in_environment("release", "airworthy.rollout", "replay", str(record))
+    _in_environment("release", "replay", str(record))
 
 
 @app.command()
@@ -297,21 +297,23 @@ def doctor() -> None:
         raise typer.Exit(2)
 
 
-def _in_environment(group: str, module: str, *arguments: str) -> None:
-    """Run a room's own command line in its environment; its exit code becomes ours."""
+def _in_environment(group: str, *arguments: str) -> None:
+    """Run one of `airworthy.operations` in a step's environment; its exit code becomes ours."""
     import subprocess
 
     from airworthy.local.environments import Environments
     from airworthy.state import home
 
-    python = Environments(home(), notify=lambda text: err.print(f"[dim]{escape(text)}[/]")).python_for_group(
-        group
-    )
+    python = Environments(home(), say=lambda text: err.print(f"[dim]{escape(text)}[/]")).python_of_group(group)
     environment = {**os.environ, "AIRWORTHY_HOME": str(home()), "PYTHONPATH": ""}
-    try:
-        code = subprocess.run([python, "-m", module, *arguments], env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        code = 130
+    command = [python, "-m", "airworthy.operations", *arguments]
+    with subprocess.Popen(command, env=environment) as process:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                continue  # the terminal sent it to the operation as well, which ends in its own way
     if code:
         raise typer.Exit(code)
 

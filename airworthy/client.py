@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airworthy.errors import ConfigError
 from airworthy.model_spec import ModelSpec, read_spec
-from airworthy.state import home
+from airworthy.state import feature_repo, home
 
 if TYPE_CHECKING:
     from airworthy.local import Event, RunResult
@@ -73,10 +73,18 @@ class LocalClient:
 
     def resume(self, run_id: str, *, listener: Callable[[Event], None] | None = None) -> RunResult:
         """Go on with a run that was interrupted: finished steps are kept, the others run again."""
-        from airworthy.local import resume_run
+        from airworthy.local import load_run, run_pipeline
 
-        result = resume_run(
-            run_id, home=self.home, env=self._environment(), workers=self.workers, listener=listener
+        directory = load_run(self.home, run_id).directory
+        result = run_pipeline(
+            directory / "pipeline.yaml",
+            {},
+            home=self.home,
+            run_id=run_id,
+            env=self._environment(),
+            workers=self.workers,
+            listener=listener,
+            resume=True,
         )
         self._write_report(result)
         return result
@@ -84,11 +92,10 @@ class LocalClient:
     def _environment(self) -> dict[str, str]:
         """What tells a step where things are; on a cluster a ConfigMap says the same."""
         uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.home / 'mlflow.db'}")
-        repo = Path(os.environ.get("AIRWORTHY_FEATURE_REPO", "feature_repo")).absolute()
         return {
             "AIRWORTHY_HOME": str(self.home),
             "MLFLOW_TRACKING_URI": uri,
-            "AIRWORTHY_FEATURE_REPO": str(repo),
+            "AIRWORTHY_FEATURE_REPO": str(feature_repo()),
             "AIRWORTHY_DEPLOYER": "local",
         }
 
@@ -110,7 +117,7 @@ def compiled_pipeline(pipeline: str | Path) -> Path:
             raise ConfigError(f"{given}: no such file")
         return given
     folders = (
-        Path(__file__).parent / "_packaged" / "pipelines",
+        Path(__file__).parent / "_project" / "pipelines",
         Path(__file__).parents[1] / "pipelines" / "compiled",
     )
     known = {

@@ -58,7 +58,7 @@ def prepare_feature_repo(feature_repo: Path, home: Path) -> FeatureStore:
             _prepare(feature_repo, home)
         digest = _digest(feature_repo, config)
         stamp = state / f"applied-{config.project}.json"
-        if not (stamp.exists() and json.loads(stamp.read_text()) == digest):
+        if not (_there(config) and stamp.exists() and json.loads(stamp.read_text()) == digest):
             _apply(feature_repo, config)
             _write(stamp, json.dumps(digest))
     return open_store(feature_repo, home)
@@ -72,7 +72,8 @@ def open_store(feature_repo: Path, home: Path) -> FeatureStore:
     """
     from feast import FeatureStore
 
-    return FeatureStore(config=load_config(feature_repo.resolve(), home.resolve()))
+    feature_repo = feature_repo.resolve()
+    return FeatureStore(repo_path=str(feature_repo), config=load_config(feature_repo, home.resolve()))
 
 
 def load_config(feature_repo: Path, home: Path) -> RepoConfig:
@@ -86,6 +87,7 @@ def load_config(feature_repo: Path, home: Path) -> RepoConfig:
         raise ConfigError(f"{path}: no such file; a feature repo is a folder with a {CONFIG}")
     started = time.perf_counter()
     import yaml
+    from feast.errors import FeastError
     from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
     from feast.repo_config import FeastConfigError, load_repo_config
 
@@ -96,7 +98,7 @@ def load_config(feature_repo: Path, home: Path) -> RepoConfig:
             store = get_offline_store_from_config(config.offline_store)
     except (yaml.YAMLError, FeastConfigError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: not a Feast configuration: {_first_line(error)}") from None
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, FeastError) as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from None
     if any(base.__name__ == "DaskOfflineStore" for base in type(store).__mro__):
         raise ConfigError(
@@ -109,6 +111,9 @@ def load_config(feature_repo: Path, home: Path) -> RepoConfig:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without warnings of Feast and its libraries that nobody here can act on."""
+    # They add warning filters of their own when imported, so that must come first.
+    import ibis  # noqa: F401
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="On demand feature view is an experimental")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ibis")
@@ -144,7 +149,7 @@ def service_digest(store: FeatureStore, service: FeatureService) -> str:
         if projection.name in on_demand:
             view = on_demand[projection.name]
             sources = view.source_feature_view_projections.values()
-            part["code"] = view.feature_transformation.udf_string
+            part["code"] = getattr(view.feature_transformation, "udf_string", "")
             part["request"] = sorted(view.get_request_data_schema())
             part["inputs"] = [
                 [_view_meaning(plain[s.name]), [f.name for f in s.features]]
@@ -187,7 +192,7 @@ def _apply(feature_repo: Path, config: RepoConfig) -> None:
 
     started = time.perf_counter()
     said = io.StringIO()
-    with _blamed(feature_repo), contextlib.redirect_stdout(said):
+    with _blamed(feature_repo), quiet(), contextlib.redirect_stdout(said):
         apply_total(config, feature_repo, skip_source_validation=False)
     for line in filter(None, map(str.strip, said.getvalue().splitlines())):
         log.debug("feast apply: %s", line)
@@ -229,7 +234,7 @@ def _inside(feature_repo: Path, home: Path) -> Iterator[None]:
 
 def _is_in(module: Any, folder: Path) -> bool:
     file = getattr(module, "__file__", None)
-    return bool(file) and Path(file).resolve().is_relative_to(folder)
+    return file is not None and Path(file).resolve().is_relative_to(folder)
 
 
 @contextlib.contextmanager
@@ -259,8 +264,19 @@ def _digest(feature_repo: Path, config: RepoConfig) -> dict[str, str]:
     code = hashlib.sha256()
     for file in sorted([*feature_repo.rglob("*.py"), feature_repo / CONFIG]):
         code.update(f"{file.relative_to(feature_repo)}\n".encode() + file.read_bytes())
-    registry = config.registry if isinstance(config.registry, str) else config.registry.path
-    return {"code": code.hexdigest(), "registry": str(registry), "feast": str(feast.__version__)}
+    return {"code": code.hexdigest(), "registry": _registry(config), "feast": str(feast.__version__)}
+
+
+def _registry(config: RepoConfig) -> str:
+    return str(config.registry if isinstance(config.registry, str) else config.registry.path)
+
+
+def _there(config: RepoConfig) -> bool:
+    """Whether the registry can still hold what was applied: somebody may have deleted its file."""
+    registry = _registry(config)
+    if "://" in registry and not registry.startswith("sqlite:///"):
+        return True
+    return Path(registry.removeprefix("sqlite:///")).exists()
 
 
 def _write(path: Path, text: str) -> None:

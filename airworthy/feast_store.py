@@ -56,7 +56,7 @@ class AsofOfflineStore(DuckDBOfflineStore):
         config: RepoConfig,
         feature_views: list[FeatureView],
         feature_refs: list[str],
-        entity_df: pd.DataFrame | str,
+        entity_df: pd.DataFrame | str | None,
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
@@ -71,7 +71,9 @@ class AsofOfflineStore(DuckDBOfflineStore):
             DataError: `entity_df` is not a frame, or lacks a key column.
         """
         if not isinstance(entity_df, pd.DataFrame):
-            raise DataError("this offline store takes entity rows as a pandas frame, not as an SQL query")
+            raise DataError(
+                "this offline store takes entity rows as a pandas frame only (no SQL query, no time range)"
+            )
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         if filter_by_created_timestamp or any(view.mode == "substrait" for view in on_demand):
             return DuckDBOfflineStore.get_historical_features(

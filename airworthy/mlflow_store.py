@@ -1,4 +1,4 @@
-"""Where MLflow keeps runs and models: SQLite and a folder by default, any server through MLFLOW_TRACKING_URI."""
+"""Where MLflow keeps runs and models: SQLite and a folder, or any server (`MLFLOW_TRACKING_URI`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SQLITE = "sqlite:///"
 
 
 def tracking_uri(home: Path | None = None) -> str:
-    """`MLFLOW_TRACKING_URI`, or the SQLite file in the state directory (`home`, by default `state.home()`)."""
+    """`MLFLOW_TRACKING_URI`, or the SQLite file in the state directory (default `state.home()`)."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     return given or f"{SQLITE}{(home or state.home()) / 'mlflow.db'}"
 
@@ -36,6 +36,7 @@ def ensure_store(uri: str | None = None) -> str:
     Raises:
         RegistryError: The database can't be made ready.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # bars make step logs unreadable
     uri = uri or tracking_uri()
     database = sqlite_file(uri)
     if database is not None:

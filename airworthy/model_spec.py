@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -242,6 +242,21 @@ def read_spec(path: Path) -> tuple[ModelSpec, str, str]:
             f"{path} validation.schema: {schema} does not exist; make a first one with "
             f"`airworthy schema infer {path}`"
         ) from None
+
+
+def parse_as_of(text: str | None) -> datetime:
+    """The present, as seen by a release: an ISO date or time, UTC where it names no zone; None or "" is now.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if not text:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"as_of {text!r} is no ISO date or time, such as 2013-09-01 or 2013-09-01T04:00") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _plain(node: Any) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from airworthy.errors import GateError
 from airworthy.verdict import read_verdict
 
 if TYPE_CHECKING:
@@ -40,10 +39,17 @@ def task(result: RunResult, name: str) -> TaskRecord | None:
 def artifact(result: RunResult, name: str, output: str) -> Path | None:
     """The path of a finished task's artifact; None if there is none."""
     record = task(result, name)
-    if record is None or record.state != "SUCCEEDED" or output not in record.artifacts:
+    if record is None or record.state != "SUCCEEDED":
         return None
-    path = Path(record.artifacts[output].path)
-    return path if path.exists() else None
+    found = record.outputs.get("artifacts", {}).get(output, [])
+    path = Path(found[0]["uri"]) if found else None
+    return path if path and path.exists() else None
+
+
+def parameter(result: RunResult, name: str, output: str) -> Any:
+    """A parameter that a task put out; None if it has not."""
+    record = task(result, name)
+    return record.outputs.get("parameters", {}).get(output) if record else None
 
 
 def release_outcome(result: RunResult) -> Outcome:
@@ -63,8 +69,7 @@ def release_outcome(result: RunResult) -> Outcome:
     if not verdict.passed:
         reasons = tuple(check.reason for check in verdict.failures)
         return Outcome("gate refused", 3, "the gate refused the challenger", reasons, None, compared)
-    registered = task(result, "register-model")
-    version = str(registered.parameters["version"]) if registered else None
+    version = parameter(result, "register-model", "version")
     record = artifact(result, "rollout-canary", "record")
     summary = json.loads((record / "rollout.json").read_text()) if record else {}
     if summary.get("decision") != "PASS":
@@ -76,11 +81,10 @@ def release_outcome(result: RunResult) -> Outcome:
 
 
 def _failed(result: RunResult, compared: str | None) -> Outcome:
-    failed = [t for t in result.tasks.values() if t.state == "FAILED" and t.error]
-    codes = {"ConfigError": 2, "DataError": 2, "MissingCapabilityError": 2, GateError.__name__: 3}
-    code = next((codes[t.error_kind] for t in failed if t.error_kind in codes), 1)
-    reasons = tuple(f"{t.display_name}: {t.error}" for t in failed)
-    return Outcome("failed", code, "a step failed", reasons, None, compared)
+    reasons = tuple(f"{t.display_name}: {t.error}" for t in result.failures if t.error)
+    if result.error:
+        reasons = (result.error, *reasons)
+    return Outcome("failed", result.exit_code, "a step failed", reasons, None, compared)
 
 
 def _blocking(path: Path | None) -> tuple[str, ...]:

@@ -43,13 +43,13 @@ def print_summary(result: RunResult, out: Console) -> int:
 def _plain_summary(result: RunResult, out: Console) -> int:
     succeeded = result.state == "SUCCEEDED"
     out.rule(f"[{'green' if succeeded else 'red'} bold]{result.state.lower()}[/]", align="left")
-    for record in result.tasks.values():
-        if record.state == "FAILED" and record.error:
+    for record in result.failures:
+        if record.error:
             out.print(f"  {escape(record.display_name)}: {escape(record.error)}", soft_wrap=True)
     for name, value in result.outputs.items():
         out.print(f"  {escape(name)} = {escape(str(value))}", soft_wrap=True)
     out.print(f"  report   {_relative(result.directory / 'report.html')}", soft_wrap=True)
-    return 0 if succeeded else 1
+    return result.exit_code
 
 
 def _print_findings(path: Path | None, out: Console) -> None:
@@ -104,9 +104,9 @@ def _print_places(result: RunResult, outcome: Outcome, out: Console) -> None:
     took = f"{result.ended - result.started:.0f} s" if result.ended and result.started else "–"
     out.print(f"  took     {took}   run {result.run_id}")
     out.print(f"  report   {_relative(result.directory / 'report.html')}", soft_wrap=True)
-    for record in result.tasks.values():
-        if record.state == "FAILED" and record.log:
-            out.print(f"  log      {_relative(Path(record.log))}", soft_wrap=True)
+    for record in result.failures:
+        if record.log:
+            out.print(f"  log      {_relative(result.directory / record.log)}", soft_wrap=True)
     out.print(f"  next     {_next(result, outcome)}", soft_wrap=True)
 
 

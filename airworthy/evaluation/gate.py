@@ -16,7 +16,7 @@ from airworthy.verdict import Check, Outcome
 if TYPE_CHECKING:
     from airworthy.datasets import DatasetInfo
     from airworthy.evaluation.arms import Arm, Scored
-    from airworthy.model_spec import Gate
+    from airworthy.model_spec import ChampionComparison, Gate
 
 MIN_PER_CLASS = 20
 """Fewest rows of each class in the test window; with fewer no limit means anything."""
@@ -52,13 +52,11 @@ def require_policy(gate: Gate, champion_version: str | None) -> None:
     if _limits(gate):
         return
     if gate.champion is None:
-        raise ConfigError(
-            "gate: it has no limit and no champion comparison, so it can't pass anything; set min_auc"
-        )
+        raise ConfigError("gate: no limit and no champion comparison, so it judges nothing; set min_auc")
     if champion_version is None:
         raise ConfigError(
-            "gate: there is no champion to compare with yet, and no absolute limit to judge a first release by; "
-            "set min_auc"
+            "gate: there is no champion to compare with yet, and no absolute limit to judge a first release "
+            "by; set min_auc"
         )
 
 
@@ -74,7 +72,7 @@ def measure(scored: Scored, arm: Arm, gate: Gate) -> Measured:
     reliability = metrics.calibration(labels, scores)
     slope, intercept = metrics.calibration_line(labels, scores)
     matrix = metrics.confusion(labels, scores, arm.info.threshold)
-    (tn, fp), (fn, tp) = matrix
+    (_, fp), (fn, tp) = matrix
     estimates = {"auc": auc, "pr_auc": pr_auc, "log_loss": log_loss, "brier": brier}
     values = {name: estimate.value for name, estimate in estimates.items()} | {
         "calibration_error": reliability.error,
@@ -105,7 +103,7 @@ def integrity_checks(scored: Scored, train: DatasetInfo | None) -> list[Check]:
             "rows",
             len(scored.ids) == scored.dataset.rows,
             f"{len(scored.ids):,} rows scored by every model, the number that the dataset declares",
-            f"{len(scored.ids):,} rows read, but the dataset declares {scored.dataset.rows:,}; retrieve it again",
+            f"{len(scored.ids):,} rows read, but {scored.dataset.rows:,} were declared; retrieve again",
             observed=float(len(scored.ids)),
             threshold=float(scored.dataset.rows),
         ),
@@ -121,8 +119,8 @@ def integrity_checks(scored: Scored, train: DatasetInfo | None) -> list[Check]:
             "class_counts",
             min(positives, negatives) >= MIN_PER_CLASS,
             f"{positives:,} positive and {negatives:,} negative rows are enough to judge on",
-            f"{positives:,} positive and {negatives:,} negative rows; with fewer than {MIN_PER_CLASS} of each no "
-            "limit means anything: widen the test window",
+            f"{positives:,} positive and {negatives:,} negative rows; with fewer than {MIN_PER_CLASS} of "
+            "each no limit means anything: widen the test window",
             observed=float(min(positives, negatives)),
             threshold=float(MIN_PER_CLASS),
             otherwise="inconclusive",
@@ -150,8 +148,9 @@ def limit_checks(gate: Gate, measured: Measured) -> Iterator[Check]:
             if limit.metric == "calibration_error" and not kept and value <= measured.calibration.floor:
                 outcome = "inconclusive"
                 reason = (
-                    f"{limit.title} is {value:.4f}, above the limit {limit.bound:g}, but a perfectly calibrated model "
-                    f"may show {measured.calibration.floor:.4f} on so few rows; use more rows or a wider limit."
+                    f"{limit.title} is {value:.4f}, above the limit {limit.bound:g}, but a perfectly "
+                    f"calibrated model may show {measured.calibration.floor:.4f} on so few rows; use more "
+                    "rows or a wider limit."
                 )
         yield Check(
             name=limit.metric,
@@ -175,7 +174,7 @@ def champion_checks(scored: Scored, gate: Gate) -> Iterator[Check]:
             name=name,
             family="champion",
             outcome="inconclusive",
-            reason=f"Champion version {scored.champion_version} can't be compared: {scored.champion_problem}.",
+            reason=f"Version {scored.champion_version} can't be compared with: {scored.champion_problem}.",
         )
         return
     labels, ours, theirs = scored.labels, scored.challenger.scores, scored.champion.scores
@@ -190,9 +189,7 @@ def champion_checks(scored: Scored, gate: Gate) -> Iterator[Check]:
         interval=auc.interval,
         p_value=auc.p_value,
         outcome=outcome,
-        reason=_comparison_reason(
-            auc, limit, outcome, policy.policy, scored.champion_version, policy.confidence
-        ),
+        reason=_comparison_reason(auc, limit, outcome, policy, scored.champion_version),
     )
     for metric, title, losses in (
         ("log_loss", "Log loss", metrics.log_losses),
@@ -221,8 +218,8 @@ def _training_checks(scored: Scored, train: DatasetInfo) -> list[Check]:
             "training_data",
             train.fingerprint == scored.challenger.info.training_fingerprint,
             "the bundle was trained on this run's training window",
-            f"the bundle was trained on data {scored.challenger.info.training_fingerprint[:12]}, but this run's "
-            f"training window is {train.fingerprint[:12]}",
+            f"the bundle was trained on data {scored.challenger.info.training_fingerprint[:12]}, but this "
+            f"run's training window is {train.fingerprint[:12]}",
         ),
         _integrity(
             "windows_apart",
@@ -285,12 +282,12 @@ def _loss_check(metric: str, title: str, difference: Estimate) -> Check:
 
 
 def _comparison_reason(
-    auc: Estimate, limit: float, outcome: Outcome, policy: str, version: str, confidence: float
+    auc: Estimate, limit: float, outcome: Outcome, policy: ChampionComparison, version: str
 ) -> str:
     if auc.interval is None:
         return f"AUC against champion version {version} can't be compared on so few rows."
-    span = f"{auc.value:+.4f}, {confidence:.0%} interval {auc.low:+.4f} to {auc.high:+.4f}"
-    against = f"the allowed {limit:+.4f}" if policy == "non_inferiority" else "zero"
+    span = f"{auc.value:+.4f}, {policy.confidence:.0%} interval {auc.low:+.4f} to {auc.high:+.4f}"
+    against = f"the allowed {limit:+.4f}" if policy.policy == "non_inferiority" else "zero"
     said = {
         "pass": f"lies wholly above {against}",
         "fail": f"lies wholly below {against}",

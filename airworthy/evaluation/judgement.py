@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +55,8 @@ def evaluate(
 ) -> Evaluation:
     """Judge a bundle on the test window, against the champion where there is one.
 
-    There is always exactly one verdict file afterwards: one that says the gate did not finish is written first,
-    so that even a killed process leaves no pass behind.
+    There is always exactly one verdict file afterwards: one that says the gate did not finish is written
+    first, so that even a killed process leaves no pass behind.
 
     Args:
         spec: The model spec; `gate` and `slices` count here.
@@ -209,11 +208,11 @@ def _write_scores(scored: Scored, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{SCORES}.incomplete"
     pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, folder / SCORES)
+    temporary.replace(folder / SCORES)
 
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".incomplete")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)

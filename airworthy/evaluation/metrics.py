@@ -55,8 +55,8 @@ def precision_recall(labels: Labels, scores: Floats) -> tuple[Floats, Floats]:
 def roc(labels: Labels, scores: Floats, points: int = 100) -> tuple[Floats, Floats, Floats]:
     """ROC curve of at most `points` finite points: false positive rate, true positive rate, threshold.
 
-    Begins at (0, 0), ends at (1, 1), thresholds never rise. Points are picked evenly along the curve's length,
-    so steep and flat parts are both followed.
+    Begins at (0, 0), ends at (1, 1), thresholds never rise. Points are picked evenly along the curve's
+    length, so steep and flat parts are both followed.
     """
     hits, alarms, thresholds = _cumulative(labels, scores)
     if len(hits) == 0 or hits[-1] == 0 or alarms[-1] == hits[-1]:
@@ -146,7 +146,7 @@ def calibration_line(labels: Labels, scores: Floats, iterations: int = 25) -> tu
 
 
 def confusion(labels: Labels, scores: Floats, threshold: float) -> list[list[int]]:
-    """[[true negatives, false positives], [false negatives, true positives]]; an alarm is score >= threshold."""
+    """[[true neg., false pos.], [false neg., true pos.]]; an alarm is score >= threshold."""
     alarm, positive = scores >= threshold, labels == 1
     tp, fp = int(np.sum(alarm & positive)), int(np.sum(alarm & ~positive))
     fn, tn = int(np.sum(~alarm & positive)), int(np.sum(~alarm & ~positive))

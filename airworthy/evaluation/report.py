@@ -44,8 +44,8 @@ def headline(verdict: Verdict) -> str:
         return f"The gate could not judge {verdict.model}: {verdict.error}"
     if verdict.passed:
         return f"{verdict.model} passed the gate ({compared})."
-    count = len(verdict.failures)
-    return f"{verdict.model} did not pass the gate ({compared}): {count} check{'s' if count > 1 else ''} in the way."
+    names = ", ".join(check.name for check in verdict.failures)
+    return f"{verdict.model} did not pass the gate ({compared}): see {names}."
 
 
 def html(
@@ -62,7 +62,7 @@ def html(
         body += section("Curves", _curves(scored, measured, rival))
         body += section("Decisions at the threshold", _confusion(measured))
     if slices:
-        note = "Differences to the champion are corrected for the number of slices; small slices are not assessed."
+        note = "Differences to the champion are corrected for the number of slices; small ones are skipped."
         body += section("Slices", _slices(slices), note=note)
     body += section("Recorded", _recorded(verdict))
     outcome = "pass" if verdict.passed else "fail"
@@ -125,7 +125,7 @@ def _curves(scored: Scored, measured: Measured, rival: Measured | None) -> str:
               reference=((0, 0), (1, 1)), reference_label="chance", x_range=unit, y_range=unit),
         lines("Precision and recall", precision, x_label="recall", y_label="precision",
               reference=((0, base), (1, base)), reference_label="chance", x_range=unit, y_range=unit),
-        lines("Reliability (equally filled bins)", reliability, x_label="mean score", y_label="share of positives",
+        lines("Reliability, equally filled bins", reliability, x_label="score", y_label="share of positives",
               reference=((0, 0), (top, top)), reference_label="perfect", x_range=(0, top), y_range=(0, top)),
     ]  # fmt: skip
     return f'<div class="charts">{"".join(charts)}</div>'

@@ -99,7 +99,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _placements(labels: Labels, scores: Floats) -> tuple[Floats, Floats]:
-    """For each positive the share of negatives below it, for each negative the share of positives above it."""
+    """Per positive the share of negatives below it, per negative the share of positives above it."""
     positive = labels == 1
     p, n = int(positive.sum()), int((~positive).sum())
     if p == 0 or n == 0:
@@ -122,11 +122,9 @@ def _normal(value: float, error: float, level: float) -> Estimate:
     if not math.isfinite(error):
         return Estimate(value, math.nan, math.nan)
     reach = _z(level) * error
-    if error > 0:
-        p = math.erfc(abs(value) / error / math.sqrt(2))
-    else:  # no variation at all: the two are the same, or differ by a constant
-        p = 1.0 if value == 0 else 0.0
-    return Estimate(value, value - reach, value + reach, p)
+    if error == 0:  # no variation at all: the two are the same, or differ by a constant
+        return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
+    return Estimate(value, value - reach, value + reach, math.erfc(abs(value) / error / math.sqrt(2)))
 
 
 def _z(level: float) -> float:

@@ -98,7 +98,9 @@ def slice_checks(scored: Scored, table: list[Slice]) -> Iterator[Check]:
             names = ", ".join(s.value for s in worse)
             reason = f"By {column}, the log loss is surely higher than the champion's for: {names}."
         elif assessed:
-            reason = f"By {column}, {len(assessed)} of {len(rows)} values assessed; the lowest AUC is {min(aucs):.3f}."
+            reason = (
+                f"By {column}, {len(assessed)} of {len(rows)} values assessed; lowest AUC {min(aucs):.3f}."
+            )
         else:
             reason = (
                 f"By {column}, no value has {MIN_ROWS} rows with {MIN_PER_CLASS} of each class: not assessed."

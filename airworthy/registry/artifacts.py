@@ -32,7 +32,9 @@ def store_bundle(client: MlflowClient, run_id: str, bundle: Path, digest: str) -
     if not _holds(client, run_id, path, digest):
         client.log_artifacts(run_id, str(bundle), path)
         if not _holds(client, run_id, path, digest):
-            raise RegistryError(f"the artifact store did not keep bundle {short(digest)} unchanged; try again")
+            raise RegistryError(
+                f"the artifact store did not keep bundle {short(digest)} unchanged; try again"
+            )
     return f"{root}/{path}"
 
 

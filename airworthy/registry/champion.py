@@ -1,4 +1,4 @@
-"""The champion as a folder: what one step fetches and the others compare with, without asking the registry."""
+"""The champion as a folder: fetched by one step, compared with by the others, without a registry."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def export_champion(registry: Registry, model: str, out: Path) -> Champion:
         "version": found.version if found else None,
         "digest": found.digest if found else None,
     }
-    (out / DESCRIPTION).write_text(json.dumps(said, indent=2) + "\n")  # last: without it the folder is not read
+    (out / DESCRIPTION).write_text(
+        json.dumps(said, indent=2) + "\n"
+    )  # last: without it the folder is not read
     return read_champion(out)
 
 

@@ -26,7 +26,7 @@ def require_promotable(
     """Everything about the evidence that can be known without the registry's lock.
 
     Raises:
-        GateError: Verdict or rollout is about another bundle, did not pass, or compared with another champion.
+        GateError: Verdict or rollout is about another bundle or champion, or did not pass.
     """
     if judged.model != candidate.model or candidate.digest != judged.bundle_digest:
         raise GateError(
@@ -75,8 +75,8 @@ def refuse_rolled_back(version: Version) -> None:
     if mark is not None:
         said = json.loads(mark)
         raise GateError(
-            f"this bundle is {version}, rolled back {said['time'][:16]} UTC ({said['reason']}); train another, "
-            f"or delete that version's tag {PREFIX}{ROLLED_BACK} to allow it again"
+            f"this bundle is {version}, rolled back {said['time'][:16]} UTC ({said['reason']}); train "
+            f"another, or delete that version's tag {PREFIX}{ROLLED_BACK} to allow it again"
         )
 
 

@@ -3,17 +3,17 @@
 SQLite (one machine): a file lock beside the database. The kernel frees it when the holder ends, however it
 ends, so nothing can be left held and nobody can be overtaken.
 
-Servers: a lease made of MLflow's one atomic promise, that names of registered models are unique. Generation g of
-the lock is the registered model `<model>.promotion-lock.<g>`:
+Servers: a lease made of MLflow's one atomic promise, that names of registered models are unique. Generation g
+of the lock is the registered model `<model>.promotion-lock.<g>`:
 
 - acquire: find the highest generation; unless it is held and not expired, create the next one (exactly one
   process can), then look again, and give way when a higher one exists by now;
-- release: mark one's own generation as released. The holder of g deletes the generations below g, nobody ever
-  deletes the highest. So the highest generation only grows, a name is never held twice, and a process that acts
-  on an old view loses. A holder that died is overtaken once its lease has run out.
+- release: mark one's own generation as released. The holder of g deletes the generations below g, nobody
+  ever deletes the highest. So the highest generation only grows, a name is never held twice, and a process
+  that acts on an old view loses. A holder that died is overtaken once its lease has run out.
 
-A lease can't stop a holder that is paused beyond it (no lock without a conditional write can), so holders call
-`Hold.require()` right before each write; work under the lock takes seconds, the lease lasts minutes.
+A lease can't stop a holder that is paused beyond it (no lock without a conditional write can), so holders
+call `Hold.require()` right before each write; work under the lock takes seconds, the lease lasts minutes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def model_lock(
     Raises:
         RegistryError: Another process still holds it after `wait_seconds`.
     """
-    database = sqlite_file(client._registry_uri)
+    database = sqlite_file(str(client._registry_uri))
     if database is not None:
         with _file_lock(database.with_name(f"{database.name}.{model}.lock"), model, wait_seconds):
             yield Hold(float("inf"))

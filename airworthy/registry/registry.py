@@ -43,7 +43,8 @@ _log = logging.getLogger(__name__)
 class Registry:
     """The registry behind an MLflow URI.
 
-    Aliases: `challenger` (registered, not yet proven), `champion` (serves), `previous_champion` (the way back).
+    Aliases: `challenger` (registered, not yet proven), `champion` (serves), `previous_champion`
+    (the way back).
 
     Args:
         uri: MLflow tracking URI; by default `MLFLOW_TRACKING_URI` or the state directory's SQLite file.
@@ -153,7 +154,7 @@ class Registry:
             self._tag(found, tags)
             if WITHDRAWN in found.tags:
                 self._client.delete_model_version_tag(spec.name, found.version, PREFIX + WITHDRAWN)
-            if CHAMPION not in found.aliases:
+            if CHAMPION not in found.aliases and CHALLENGER not in found.aliases:
                 self._move(hold, found, CHALLENGER, "registered", "passed the gate")
         return self.version(spec.name, found.version)
 
@@ -198,7 +199,7 @@ class Registry:
             # Before the alias: a crash in between leaves a tag that the next attempt writes again.
             tags = {
                 REPLACED: expected or "",
-                "verdict_sha256": evidence.content_digest(verdict),
+                "promotion_verdict_sha256": evidence.content_digest(verdict),
                 "rollout_sha256": evidence.content_digest(rollout),
             }
             self._tag(candidate, tags)
@@ -359,15 +360,17 @@ class Registry:
             self._client.delete_registered_model_alias(version.model, alias)
         else:
             self._client.set_registered_model_alias(version.model, alias, version.version)
+        now = _now()
         move = {
-            "time": _now(),
+            "time": now,
             "action": action,
             "alias": alias,
             "version": version.version,
             "from": before,
             "reason": reason,
         }
-        self._client.set_registered_model_tag(version.model, f"{PREFIX}{MOVE}{move['time']}", json.dumps(move))
+        key = f"{PREFIX}{MOVE}{now.removesuffix('+00:00')}"  # MLflow allows no plus sign in a key
+        self._client.set_registered_model_tag(version.model, key, json.dumps(move))
         _log.info("%s: %s (%s)", version, action, reason)
 
     @contextmanager

@@ -28,26 +28,23 @@ def _mean_wealth(logs: Sequence[float]) -> float:
 class ArmBet:
     """Bets that bad events come from the canary more often than the random draw of the arm explains.
 
-    The splitter sends a request to the canary with known probability `share`. If events are at most `1 + tolerance`
-    times as likely on the canary, then given that an event happened it is the canary's with probability at most
-    `q = share (1 + t) / (1 - share + share (1 + t))`, whatever the base rate is and however it drifts: load, weight
-    ramps and outages that hit both arms cancel. A bet with ratio r multiplies the wealth by `r / (1 - q + q r)` on a
-    canary event and by `1 / (1 - q + q r)` on a stable one: expectation at most 1 for every r > 1.
+    The splitter sends a request to the canary with known probability q. If events are at most as likely on
+    the canary as on the stable arm at that moment, then given that an event happened it is the canary's with
+    probability at most q, whatever the base rate is and however it drifts: load, weight ramps and outages
+    that hit both arms cancel. A bet with ratio r multiplies the wealth by `r / (1 - q + q r)` on a canary
+    event and by `1 / (1 - q + q r)` on a stable one: expectation at most 1 for every r > 1.
     """
 
-    def __init__(self, ratios: Sequence[float], tolerance: float = 0.0) -> None:
+    def __init__(self, ratios: Sequence[float]) -> None:
         self._ratios = tuple(ratios)
         self._logs = [0.0] * len(self._ratios)
-        self._tolerance = tolerance
 
     def event(self, canary: bool, share: float) -> None:
         """Account for one bad event; draws that were certain (share 0 or 1) say nothing."""
         if not 0.0 < share < 1.0:
             return
-        odds = share * (1.0 + self._tolerance)
-        q = odds / (1.0 - share + odds)
         for i, ratio in enumerate(self._ratios):
-            self._logs[i] += (math.log(ratio) if canary else 0.0) - math.log(1.0 - q + q * ratio)
+            self._logs[i] += (math.log(ratio) if canary else 0.0) - math.log(1.0 - share + share * ratio)
 
     @property
     def wealth(self) -> float:
@@ -58,8 +55,8 @@ class RateBet:
     """Bets that a failure rate lies on one side of a limit.
 
     Null for alternatives below the limit: the rate is `limit` or more; above: `limit` or less. Each request
-    multiplies the wealth by the likelihood ratio of the alternative to the limit; on the null's side of the limit
-    its expectation is at most 1 (the ratio is monotone in the rate).
+    multiplies the wealth by the likelihood ratio of the alternative to the limit; on the null's side of the
+    limit its expectation is at most 1 (the ratio is monotone in the rate).
     """
 
     def __init__(self, limit: float, alternatives: Sequence[float]) -> None:
@@ -80,10 +77,11 @@ class RateBet:
 class ScoreBet:
     """Bets that scores tell the arms apart, in either direction.
 
-    Scores are binned at quantiles of the stable arm's warm-up. Before each request the bet predicts the arm from
-    the scores' bin: `p = share * lift / (1 - share + share * lift)` with the bin's canary count over its expected
-    count so far as lift. Given equal score distributions the arm is the canary's with probability `share`, so
-    `p / share` (canary) and `(1 - p) / (1 - share)` (stable) have expectation 1 for any p fixed beforehand.
+    Scores are binned at quantiles of the stable arm's warm-up. Before each request the bet predicts the arm
+    from the scores' bin: `p = share * lift / (1 - share + share * lift)` with the bin's canary count over its
+    expected count so far as lift. Given equal score distributions the arm is the canary's with probability
+    `share`, so `p / share` (canary) and `(1 - p) / (1 - share)` (stable) have expectation 1 for any p fixed
+    beforehand.
     """
 
     PRIOR = 20.0  # requests per bin that the prediction starts with, at the lift 1

@@ -1,15 +1,16 @@
 """The rollout judge: is the canary worse than the stable model, good enough, or not known yet?
 
-Pure: the same observations in the same order give the same judgement bit for bit. `alpha` bounds the chance that a
-canary is failed although it is neither worse than the stable model (within the tolerances) nor above the
-absolute error limit, over the whole rollout, whatever the number of looks and the weights' schedule:
+Pure: the same observations in the same order give the same judgement bit for bit. `alpha` bounds the chance
+    that a canary is failed although it is neither worse than the stable model (within the tolerances) nor
+    above the absolute error limit, over the whole rollout, whatever the number of looks and the weights'
+    schedule:
 
 | process  | null hypothesis                                                       | share of alpha |
 | -------- | --------------------------------------------------------------------- | -------------- |
 | errors   | a request fails on the canary at most as probably as on stable        | 0.4 |
 | latency  | canary latency is at most (1 + max_latency_increase) x stable latency | 0.3 |
 | limit    | the canary's failure rate is at most max_error_rate                   | 0.2 |
-| scores   | scores are distributed alike                                          | 0.1, warns unless told to fail |
+| scores   | scores are distributed alike                                          | 0.1, warns |
 
 PASS needs evidence too: a fifth process (level alpha) must certify that the failure rate is below
 `max_error_rate`. Outside the statistics, ten canary failures in a row while stable works end it at once.
@@ -39,7 +40,8 @@ STABLE_WORKS = 0.2
 
 @dataclass(frozen=True)
 class Settings:
-    """What the judge needs to know; `warm_up` counts stable answers before latency and scores are compared."""
+    """What the judge needs to know; `warm_up` counts stable answers before latency and scores are
+    compared."""
 
     alpha: float = 0.05
     max_error_rate: float = 0.05
@@ -99,7 +101,8 @@ class Judge:
         self._stable_bad: deque[bool] = deque(maxlen=STABLE_MEMORY)
 
     def observe(self, seen: Observation) -> Failure | None:
-        """Account for one request; returns the failure once the evidence is in. Forced requests are ignored."""
+        """Account for one request; returns the failure once the evidence is in. Forced requests are
+        ignored."""
         if seen.forced:
             return self.failure
         counts = self.counts[seen.arm]
@@ -148,8 +151,8 @@ class Judge:
             return
         seconds = seen.seconds / (1.0 + self.settings.max_latency_increase) if canary else seen.seconds
         for i, limit in enumerate(self.latency_limits):
-            # One stall makes several requests in flight slow: it counts once. Fair to both arms, because whether a
-            # request overlaps an earlier event does not depend on its own draw.
+            # One stall makes several requests in flight slow: it counts once. Fair to both arms, because
+            # whether a request overlaps an earlier event does not depend on its own draw.
             if seconds > limit and seen.at >= self._busy_until[i]:
                 self._latency[i].event(canary, seen.share)
                 self._busy_until[i] = seen.at + seen.seconds
@@ -196,14 +199,15 @@ class Judge:
                 f"{canary.requests} requests above the limit, stable {stable.slow} of {stable.requests}"
             )
         return (
-            f"requests fail more often on the canary: {canary.failed + canary.rejected} of {canary.requests}, "
-            f"stable {stable.failed + stable.rejected} of {stable.requests}"
+            f"requests fail more often on the canary: {canary.failed + canary.rejected} of "
+            f"{canary.requests}, stable {stable.failed + stable.rejected} of {stable.requests}"
         )
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The end of a rollout: outcome, one-sentence reason, process that decided and the deciding observation."""
+    """The end of a rollout: outcome, one-sentence reason, process that decided and the deciding
+    observation."""
 
     outcome: Outcome
     reason: str
@@ -213,7 +217,8 @@ class Judgement:
 
 
 Ending = Literal["completed", "exhausted", "deadline", "unusable", "interrupted"]
-"""How the traffic ended: all steps done; evidence bound reached; time over; canary never worked; error or signal."""
+"""How the traffic ended: all steps done; evidence bound reached; time over; canary never worked; error or
+signal."""
 
 
 def conclude(judge: Judge, ending: Ending, detail: str = "") -> Judgement:

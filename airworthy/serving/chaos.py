@@ -1,6 +1,7 @@
 """A proxy that makes a healthy model server misbehave, for `airworthy demo bad-canary` and fault tests.
 
-It stands in front of the canary only when a `Fault` is handed to the rollout, and the rollout's record names it.
+It stands in front of the canary only when a `Fault` is handed to the rollout, and the rollout's record names
+it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ ENVIRONMENT = "AIRWORTHY_DEMO_FAULT"
 class Fault:
     """What goes wrong with which share of predictions.
 
-    `seconds` is the delay of `slow`; `after` lets that many predictions through unharmed; `crash` stops listening.
+    `seconds` is the delay of `slow`; `after` lets that many predictions through unharmed; `crash` stops
+    listening.
     """
 
     kind: Kind
@@ -60,7 +62,7 @@ class ChaosProxy:
     def __init__(self, target: str, fault: Fault, seed: int | None = None) -> None:
         self._target = target
         self._fault = fault
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 (which requests fail is no secret)
         self._predictions = 0
         self._runner: web.AppRunner | None = None
         self._session: ClientSession | None = None
@@ -123,5 +125,5 @@ class ChaosProxy:
             self._crash = self._crash or asyncio.create_task(self._close())
             if request.transport:
                 request.transport.abort()
-            raise ConnectionResetError("crashed")
+            return web.Response(status=500)  # nobody is left to read it
         return web.json_response({"error": "injected failure"}, status=500)

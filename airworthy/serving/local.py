@@ -1,4 +1,5 @@
-"""Model servers as processes of this machine, on loopback, tied to the life of the process that starts them."""
+"""Model servers as processes of this machine, on loopback, tied to the life of the process that starts
+them."""
 
 from __future__ import annotations
 
@@ -20,6 +21,9 @@ from airworthy.errors import ServingError
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 120.0  # importing kserve alone takes many seconds on a small machine
+SOURCES = str(Path(__file__).parents[2])
+"""Where this package lies: a server must run the code that starts it, whatever its working directory."""
+SERVER_MODULE = "airworthy.serving.server"
 QUIET = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
 
 
@@ -43,9 +47,11 @@ class ServerProcess:
     Args:
         options: What to serve.
         log_file: Where its output goes (appended).
+        module: Module that is run as the server.
     """
 
-    def __init__(self, options: ServerOptions, log_file: Path) -> None:
+    def __init__(self, options: ServerOptions, log_file: Path, module: str = SERVER_MODULE) -> None:
+        self._module = module
         self.options = options
         self.log_file = log_file
         self.url = ""
@@ -66,7 +72,7 @@ class ServerProcess:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         options = self.options
         command = [
-            *(sys.executable, "-m", "airworthy.serving.server", "--follow_parent"),
+            *(sys.executable, "-m", self._module, "--follow_parent"),
             *("--bundle", str(options.bundle), "--model_name", options.name),
             *("--model_version", options.version, "--http_port", str(options.port)),
             *("--max_rows", str(options.max_rows), "--unseen_category", options.unseen_category),
@@ -79,7 +85,7 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **QUIET},
+                env={**os.environ, **QUIET, "PYTHONPATH": _first(SOURCES, os.environ.get("PYTHONPATH", ""))},
                 start_new_session=True,  # Ctrl-C is ours to handle: first drain, then stop it
             )
 
@@ -93,7 +99,9 @@ class ServerProcess:
             async with asyncio.timeout(seconds):
                 return await self._ready()
         except TimeoutError:
-            raise ServingError(f"{self._what} was not ready after {seconds:.0f} s ({self._log_tail()})") from None
+            raise ServingError(
+                f"{self._what} was not ready after {seconds:.0f} s ({self._log_tail()})"
+            ) from None
 
     async def _ready(self) -> str:
         async with ClientSession(timeout=ClientTimeout(total=5)) as session:
@@ -146,3 +154,7 @@ class ServerProcess:
             lines = []
         last = lines[-1] if lines else "it wrote nothing"
         return f"{last} (log: {self.log_file})"
+
+
+def _first(path: str, others: str) -> str:
+    return os.pathsep.join([path, *(other for other in others.split(os.pathsep) if other)])

@@ -1,6 +1,7 @@
 """Reading prediction requests: V1 and V2 (Open Inference Protocol) bodies to columns, strictly.
 
-V1: `{"instances": [{feature: value, …}, …]}`. V2: one tensor per feature, named like it, of shape `[n]` or `[n, 1]`.
+V1: `{"instances": [{feature: value, …}, …]}`.
+V2: one tensor per feature, named like it, of shape `[n]` or `[n, 1]`.
 
 | kind     | V1 value     | V2 datatype            | unknown value |
 | -------- | ------------ | ---------------------- | ------------- |
@@ -101,8 +102,8 @@ def read_v2(request: Any, features: Sequence[FeatureLike], max_rows: int) -> Col
         tensor = tensors[feature.name]
         if _length(tensor) != count:
             raise DataError(
-                f"input {feature.name!r} has {_length(tensor)} rows, but {names[0]!r} has {count}: give every "
-                "input the same number"
+                f"input {feature.name!r} has {_length(tensor)} rows, but {names[0]!r} has {count}: "
+                "give every input the same number"
             )
         columns[feature.name] = _tensor_values(tensor, feature, count)
     return columns

@@ -3,8 +3,9 @@
     python -m airworthy.serving.server --bundle DIR --model_name NAME [--model_version V] [--http_port P] …
 
 KServe's own options work too. The bundle is verified against its digests before it is loaded, and the server
-listens only after that. It binds 127.0.0.1 unless told otherwise, ends when its parent does (`--follow_parent`: end
-of standard input), and logs start, stop and failures, not requests. Requests: `airworthy.serving.protocol`.
+listens only after that. It binds 127.0.0.1 unless told otherwise, ends when its parent does
+(`--follow_parent`: end of standard input), and logs start, stop and failures, not requests. Requests:
+`airworthy.serving.protocol`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import os
 import socket
 import sys
 import threading
+import uuid
+import warnings
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +34,6 @@ VERSION_HEADER = "X-Model-Version"
 DIGEST_HEADER = "X-Model-Digest"
 LATENCY_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5)
 """Seconds. KServe's own histograms begin at 5 ms, which is slower than nearly every request here."""
-UNREADABLE = "the request body can't be read"
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -59,7 +61,7 @@ def make_model(name: str, scorer: Scorer, *, max_rows: int, unseen_category: str
         "airworthy_prediction", "Predicted probabilities", buckets=[k / 10 for k in range(1, 11)]
     )
 
-    class BundleModel(Model):  # type: ignore[misc]
+    class BundleModel(Model):
         """Parse, encode, score; anything wrong with the request becomes HTTP 400 with one sentence."""
 
         def __init__(self) -> None:
@@ -74,7 +76,9 @@ def make_model(name: str, scorer: Scorer, *, max_rows: int, unseen_category: str
                 columns = (read_v2 if v2 else read_v1)(payload, features, max_rows)
                 matrix, unseen = scorer.encode(columns)
                 if unseen and unseen_category == "reject":
-                    raise DataError(f"feature {next(iter(unseen))!r} has a category that was not seen in training")
+                    raise DataError(
+                        f"feature {next(iter(unseen))!r} has a category that was not seen in training"
+                    )
             except DataError as error:
                 raise InvalidInput(str(error)) from None
             for feature, count in unseen.items():
@@ -85,7 +89,8 @@ def make_model(name: str, scorer: Scorer, *, max_rows: int, unseen_category: str
             if not v2:
                 return {"predictions": scores}
             output = InferOutput(name="score", shape=[len(scores)], datatype="FP64", data=scores)
-            return InferResponse(response_id=payload.id, model_name=self.name, infer_outputs=[output])
+            identity = payload.id or uuid.uuid4().hex
+            return InferResponse(response_id=identity, model_name=self.name, infer_outputs=[output])
 
         def get_input_types(self) -> list[dict[str, Any]]:
             return [{"name": f.name, "datatype": PREFERRED[f.kind], "shape": [-1]} for f in features]
@@ -97,7 +102,8 @@ def make_model(name: str, scorer: Scorer, *, max_rows: int, unseen_category: str
 
 
 class Instruments:
-    """ASGI middleware: counts requests by status and time, and names model version and digest in every answer."""
+    """ASGI middleware: counts requests by status and time, and names model version and digest in every
+    answer."""
 
     def __init__(self, app: Any, version: str, digest: str) -> None:
         from prometheus_client import Counter, Histogram
@@ -136,25 +142,24 @@ class Instruments:
 def run(model: Any, listener: socket.socket, *, version: str, digest: str) -> None:
     """Serve until SIGTERM or SIGINT. KServe's REST server is kept; what it hard-codes is replaced:
 
-    the address 0.0.0.0, a trace log line per request, a stack trace per bad request, 422 for an unreadable V2 body.
+    the address 0.0.0.0, a trace log line per request, a stack trace per bad request, 422 for an unreadable V2
+    body.
     """
     from fastapi import Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from kserve import ModelServer, model_server
-    from kserve.errors import InvalidInput
+    from kserve.errors import InvalidInput, ModelNotFound
     from kserve.protocol.rest.server import RESTServer
 
     async def bad_request(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, RequestValidationError):
-            first = error.errors()[0] if error.errors() else {}
-            where = ".".join(str(part) for part in first.get("loc", ())[1:] if part != "InferenceRequest")
-            text = f"{UNREADABLE}: {where}: {first.get('msg', '')}" if where else UNREADABLE
-        else:
-            text = str(error)
+        text = _complaint(error.errors()) if isinstance(error, RequestValidationError) else str(error)
         return JSONResponse({"error": text}, status_code=400)
 
-    class Rest(RESTServer):  # type: ignore[misc]
+    async def not_found(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status_code=404)
+
+    class Rest(RESTServer):
         def _add_middlewares(self, app: Any) -> None:
             app.add_middleware(Instruments, version=version, digest=digest)
 
@@ -162,6 +167,7 @@ def run(model: Any, listener: socket.socket, *, version: str, digest: str) -> No
             super()._add_exception_handlers(app)
             app.add_exception_handler(InvalidInput, bad_request)
             app.add_exception_handler(RequestValidationError, bad_request)
+            app.add_exception_handler(ModelNotFound, not_found)
 
         async def start(self) -> None:
             self.create_application()
@@ -170,6 +176,15 @@ def run(model: Any, listener: socket.socket, *, version: str, digest: str) -> No
     model_server.RESTServer = Rest
     port = listener.getsockname()[1]
     ModelServer(http_port=port, enable_grpc=False, workers=1, grace_period=5).start([model])
+
+
+def _complaint(problems: Sequence[Any]) -> str:
+    """One sentence about a V2 body that is not a V2 request."""
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        return f"the body is not valid JSON (at byte {first['loc'][-1]})"
+    where = ".".join(str(part) for part in first["loc"][1:] if part != "InferenceRequest")
+    return f"the body is not a V2 inference request: {where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def follow_parent() -> None:
@@ -188,7 +203,7 @@ def announce(path: Path, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     temporary = path.with_name(path.name + ".incomplete")
     temporary.write_text(json.dumps({"url": f"http://{host}:{port}", "pid": os.getpid()}))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -198,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         follow_parent()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # KServe's to change
     try:
         return _serve(options)
     except AirworthyError as error:
@@ -234,7 +250,8 @@ def _serve(options: argparse.Namespace) -> int:
     model = make_model(name, scorer, max_rows=options.max_rows, unseen_category=options.unseen_category)
     for noisy in ("kserve", "kserve.trace", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # The protocol is named because asyncio turns Nagle's delay off (40 ms per answer) only for a named one.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((options.host, options.http_port))

@@ -1,7 +1,7 @@
 """The weighted traffic splitter: one HTTP address in front of a stable and a canary model server.
 
-Every request draws its arm afresh and independently, with a probability that is recorded with it: this is what
-makes the rollout judge's evidence valid. Proxies such as nginx or HAProxy report neither.
+Every request draws its arm afresh and independently, with a probability that is recorded with it: this is
+what makes the rollout judge's evidence valid. Proxies such as nginx or HAProxy report neither.
 
 - `X-Canary-Arm: stable|canary` forces an arm (probes); such requests are never evidence.
 - A canary that can't be connected to is answered by the stable arm, but counted as the canary's failure.
@@ -47,8 +47,8 @@ class Weights:
 class Splitter:
     """An HTTP server that forwards each request to one of two model servers.
 
-    Lives in the running asyncio loop: `start`, then `set_share` at will, then `stop`, which lets requests in flight
-    finish. Addresses are base URLs such as `http://127.0.0.1:8001`.
+    Lives in the running asyncio loop: `start`, then `set_share` at will, then `stop`, which lets requests in
+    flight finish. Addresses are base URLs such as `http://127.0.0.1:8001`.
 
     Args:
         stable: Address of the stable server; None while there is none (first release: canary only).
@@ -72,7 +72,9 @@ class Splitter:
         self._weights = Weights(0.0 if stable else 1.0, 0)
         self._on_request = on_request
         self._timeout = ClientTimeout(total=timeout)
-        self._random = random.Random(seed) if seed is not None else random.SystemRandom()
+        self._random: random.Random = random.SystemRandom()
+        if seed is not None:
+            self._random = random.Random(seed)  # noqa: S311 (tests only)
         self._completed = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,7 +94,9 @@ class Splitter:
         """
         if not 0.0 <= share <= 1.0:
             raise ServingError(f"a share of traffic lies between 0 and 1, not {share}")
-        if share > 0 and self.addresses["canary"] is None or share < 1 and self.addresses["stable"] is None:
+        if (share > 0 and self.addresses["canary"] is None) or (
+            share < 1 and self.addresses["stable"] is None
+        ):
             raise ServingError(f"no server for one of the arms that a share of {share:.0%} needs")
         self._weights = Weights(share, self._weights.version + 1)
         return self._weights
@@ -116,7 +120,7 @@ class Splitter:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))

@@ -79,7 +79,8 @@ def comparisons(
         accepted: None (a first release) leaves drift out.
 
     Returns:
-        Findings for what is over its threshold, and every measured value (`skew.<feature>`, `drift.<feature>`).
+        Findings for what is over its threshold, and every measured value as `skew.<feature>` or
+        `drift.<feature>`.
     """
     import tensorflow_data_validation as tfdv
 
@@ -133,8 +134,8 @@ def _wording(kind: str, text: str, schema: schema_pb2.Schema, feature: Any, colu
         "FEATURE_TYPE_LOW_NUMBER_PRESENT",
     ):
         share = feature.presence.min_fraction
-        expectation = f"a value in at least {share:.1%} of rows" if share else "a value in some rows"
-        return expectation, f"a value in {_share_present(column):.1%} of rows"
+        rows = "every row" if share == 1 else f"at least {share:.1%} of rows" if share else "some rows"
+        return f"a value in {rows}", _presence(column)
     if kind == "ENUM_TYPE_UNEXPECTED_STRING_VALUES":
         mass = feature.distribution_constraints.min_domain_mass
         allowed = f" in at least {mass:.0%} of rows" if feature.HasField("distribution_constraints") else ""
@@ -198,13 +199,13 @@ def _limits(feature: Any) -> tuple[float, float]:
     return low, part.max if part.HasField("max") else float("inf")
 
 
-def _share_present(column: Any) -> float:
+def _presence(column: Any) -> str:
     if column is None:
-        return 0.0
+        return "no such column"
     part = column.num_stats if column.WhichOneof("stats") == "num_stats" else column.string_stats
     present = part.common_stats.num_non_missing
     total = present + part.common_stats.num_missing
-    return present / total if total else 0.0
+    return f"a value in {present:,} of {total:,} rows"
 
 
 def _listed(values: list[str]) -> str:
@@ -217,11 +218,11 @@ def _compared(kind: str, name: str, measurement: Any, example: str) -> Finding:
 
     distances = anomalies_pb2.DriftSkewInfo.Measurement.Type
     jensen_shannon = measurement.type == distances.Value("JENSEN_SHANNON_DIVERGENCE")
-    what = "Jensen-Shannon divergence" if jensen_shannon else "L-infinity distance"
+    what = "a Jensen-Shannon divergence" if jensen_shannon else "an L-infinity distance"
     window, other = (
         ("test", "the training window") if kind == "SKEW" else ("train", "the champion's training data")
     )
-    expectation = f"a {what} of at most {measurement.threshold:g} from {other}"
+    expectation = f"{what} of at most {measurement.threshold:g} from {other}"
     return Finding(window, name, kind, "warn", expectation, f"{measurement.value:.3g}", example)
 
 

@@ -20,8 +20,10 @@ from airworthy.validation.findings import (
     write_text,
 )
 from airworthy.validation.own_checks import check_order, check_window
+from airworthy.validation.report import report
 from airworthy.validation.schema import SERVING, TRAINING, parse_schema, schema_digest
 from airworthy.validation.statistics import read_statistics, window_statistics, write_statistics
+from airworthy.validation.tfdv import require_tfdv
 from airworthy.validation.windows import open_window
 
 log = logging.getLogger(__name__)
@@ -74,9 +76,9 @@ def validate(
     Raises:
         ConfigError: Schema or severities are wrong.
         DataError: A dataset or the accepted statistics can't be read at all.
+        MissingCapabilityError: TFDV is not installed here.
     """
-    from airworthy.validation.report import report
-
+    require_tfdv()
     policy = spec.validation
     severities = _severities(policy)
     schema = parse_schema(schema_text, policy.schema_file)
@@ -116,7 +118,7 @@ def validate(
 
 
 def _severities(policy: Validation) -> Mapping[str, Severity]:
-    """Severity by kind of finding.
+    """Severity by kind of finding, or by `KIND.feature` for one feature alone.
 
     Raises:
         ConfigError: The spec names a kind that doesn't exist, or lets an empty window pass.
@@ -124,34 +126,32 @@ def _severities(policy: Validation) -> Mapping[str, Severity]:
     from tensorflow_metadata.proto.v0 import anomalies_pb2
 
     known = [*OWN_KINDS, *anomalies_pb2.AnomalyInfo.Type.keys()]
-    for kind in policy.severities:
+    for key, severity in policy.severities.items():
+        kind = key.partition(".")[0]
+        where = f"validation.severities.{key}"
         if kind not in known:
             close = difflib.get_close_matches(kind, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "; docs name the anomaly types of TFDV"
-            raise ConfigError(f"validation.severities: {kind} is not a kind of finding{hint}")
+            hint = f"; did you mean {close[0]}?" if close else ", neither Airworthy's nor TFDV's"
+            raise ConfigError(f"{where}: {kind} is not a kind of finding{hint}")
         if kind in ("SKEW", "DRIFT"):
+            raise ConfigError(f"{where}: set validation.{kind.lower()}.severity instead")
+        if kind == "EMPTY_WINDOW" and severity != "block":
             raise ConfigError(
-                f"validation.severities: set {kind} in validation.{kind.lower()}.severity instead"
+                f"{where}: an empty window always blocks: there is nothing to train or judge on"
             )
-    if policy.severities.get("EMPTY_WINDOW", "block") != "block":
-        raise ConfigError(
-            "validation.severities: EMPTY_WINDOW always blocks: there is nothing to train or judge on"
-        )
-    return {**OWN_KINDS, **policy.severities, "SKEW": policy.skew.severity, "DRIFT": policy.drift.severity}
+    sections: dict[str, Severity] = {"SKEW": policy.skew.severity, "DRIFT": policy.drift.severity}
+    return {**OWN_KINDS, **policy.severities, **sections}
 
 
 def _settled(found: Iterable[Finding], severities: Mapping[str, Severity]) -> list[Finding]:
     """Findings with the policy's severities, each fact once."""
     everything = list(found)
-    covered = {
-        (finding.window, finding.feature, kind)
-        for finding in everything
-        for kind in _COVERS.get(finding.kind, ())
-    }
+    covered = {(f.window, f.feature, kind) for f in everything for kind in _COVERS.get(f.kind, ())}
     kept: dict[tuple[str, str | None, str], Finding] = {}
     for finding in everything:
         key = (finding.window, finding.feature, finding.kind)
         if key not in covered:
-            severity = severities.get(finding.kind, "block")
+            general = severities.get(finding.kind, "block")
+            severity = severities.get(f"{finding.kind}.{finding.feature}", general)
             kept.setdefault(key, dataclasses.replace(finding, severity=severity))
     return list(kept.values())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from airworthy.errors import ConfigError, DataError
 from airworthy.model_spec import Comparison
 from airworthy.validation.statistics import window_statistics
+from airworthy.validation.tfdv import require_tfdv
 from airworthy.validation.windows import open_window
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def infer_schema(dataset: Path, *, max_values: int = 200) -> str:
 
     Raises:
         DataError: There is no dataset, or it is empty.
+        MissingCapabilityError: TFDV is not installed here.
     """
+    require_tfdv()
     import tensorflow_data_validation as tfdv
     from google.protobuf import text_format
 
@@ -81,6 +84,7 @@ def infer_schema(dataset: Path, *, max_values: int = 200) -> str:
     info = window.info
     kinds = {feature.name: feature.kind for feature in info.features}
     for feature in schema.feature:
+        feature.ClearField("value_count")  # a dataset has no lists, so this would only be noise
         if feature.name == info.label:
             feature.not_in_environment.append(SERVING)
         if kinds.get(feature.name) == "bool" or feature.name == info.label:

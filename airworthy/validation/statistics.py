@@ -151,7 +151,7 @@ def write_statistics(
             entry["sha256"] = hashlib.sha256(content).hexdigest()
             entry["features"] = summarize(statistics[name])
         summary["windows"][name] = entry
-    write_text(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_text(folder / SUMMARY, json.dumps(summary, allow_nan=False) + "\n")
 
 
 def summarize(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, dict[str, Any]]:

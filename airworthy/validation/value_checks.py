@@ -45,13 +45,15 @@ def _check_ids(window: Window) -> list[Finding]:
     found = []
     if nulls:
         found.append(
-            window.finding(column, "MISSING_ID", "an id in every row", f"{nulls:,} rows without one")
+            window.finding(
+                column, "MISSING_ID", "an id in every row", f"none in {nulls:,} of {window.rows:,} rows"
+            )
         )
     ordered = np.sort(np.concatenate(parts))
     repeats = ordered[1:][ordered[1:] == ordered[:-1]]
     example = _first_repeated(window, column, np.unique(repeats)) if len(repeats) else ""
     if example:  # none: only the hashes collided
-        observed = f"{len(repeats):,} rows with an id that another row has"
+        observed = f"{len(repeats):,} repetitions"
         found.append(window.finding(column, "DUPLICATE_IDS", "every id only once", observed, example))
     return found
 
@@ -102,7 +104,7 @@ def _check_times(window: Window) -> list[Finding]:
     count = sum(count_true(outside(batch[column])) for batch in window.batches(column))
     if not count:
         return []
-    observed = f"{count:,} rows outside or without a time"
+    observed = f"other times, or none, in {count:,} of {window.rows:,} rows"
     return [
         window.finding(
             column, "EVENT_TIME_OUTSIDE_WINDOW", expectation, observed, window.first(column, outside)
@@ -134,7 +136,7 @@ def _check_infinities(window: Window) -> list[Finding]:
             name,
             "INFINITE_VALUES",
             "finite numbers",
-            f"{count:,} infinite values",
+            f"infinite values in {count:,} of {window.rows:,} rows",
             window.first(name, pc.is_inf),
         )
         for name, count in counts.items()
@@ -168,12 +170,12 @@ def _check_labels(window: Window) -> list[Finding]:
             negatives += count_true(pc.equal(numbers, 0.0))
     found = []
     if odd_count:
-        observed = f"{odd_count:,} other values"
+        observed = f"other values in {odd_count:,} of {window.rows:,} rows"
         found.append(
             window.finding(column, "LABEL_NOT_BINARY", "0 or 1, or null", observed, window.first(column, odd))
         )
     if numeric and not (positives and negatives):
-        observed = f"{positives:,} rows with 1 and {negatives:,} rows with 0"
+        observed = f"{positives:,} rows with 1 and {negatives:,} with 0"
         found.append(window.finding(column, "LABEL_ONE_CLASS", "rows of both classes", observed))
     return found
 
@@ -199,7 +201,7 @@ def _check_label_times(window: Window) -> list[Finding]:
             example += f" in row {batch[info.id][row].as_py()}" if info.id in batch else ""
     if not count:
         return []
-    observed = f"{count:,} labels known at or before it"
+    observed = f"{count:,} labels known no later than it"
     return [
         window.finding(known_at, "LABEL_KNOWN_TOO_EARLY", "times after the decision time", observed, example)
     ]

@@ -73,7 +73,7 @@ class Window:
             rows = chosen(batch[column]).fill_null(False).to_numpy(zero_copy_only=False).nonzero()[0]
             if len(rows):
                 value = batch[column][int(rows[0])].as_py()
-                shown = "no value" if value is None else repr(value)
+                shown = "no value" if value is None else repr(value) if isinstance(value, str) else str(value)
                 return f"{shown} in row {batch[self.info.id][int(rows[0])].as_py()}" if named else shown
         return ""
 

@@ -19,7 +19,7 @@ def retrieve_features(
 
     Args:
         spec: Text of the model spec.
-        as_of: The present, as seen by this release (ISO date or time, UTC). Nothing later is used. Default: now.
+        as_of: The present, as seen by this release (ISO, UTC): nothing later is used. Default: now.
         train: Rows to fit on.
         tune: The rows after them: early stopping and the decision threshold.
         test: The last rows before `as_of`: champion and challenger are judged on these.
@@ -30,9 +30,9 @@ def retrieve_features(
     from pathlib import Path
 
     from airworthy.datasets import metadata
-    from airworthy.features import feature_repo, parse_as_of, retrieve
-    from airworthy.model_spec import load_spec
-    from airworthy.state import home
+    from airworthy.features import retrieve
+    from airworthy.model_spec import load_spec, parse_as_of
+    from airworthy.state import feature_repo, home
 
     moment = parse_as_of(as_of)
     outputs = {"train": train, "tune": tune, "test": test}

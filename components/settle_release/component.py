@@ -30,7 +30,9 @@ def settle_release(
     result = settle(
         parsed.rollout.service, champion_digest=champion_digest(registry, parsed.name), home=home()
     )
-    withdrawn = registry.withdraw_challenger(parsed.name, reason=status.error_message or status.state)
+    withdrawn = None
+    if result.action != "left to its owner":
+        withdrawn = registry.withdraw_challenger(parsed.name, reason=status.error_message or result.sentence)
     Path(summary.path).write_text(
         f"**Release {status.state.lower()}.** {result.sentence}\n\n"
         + (f"Version {withdrawn} is no longer challenger.\n" if withdrawn else "")

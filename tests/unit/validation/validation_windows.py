@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import pyarrow.parquet as pq
 from airworthy import datasets
 from airworthy.datasets import FeatureColumn
 from airworthy.model_spec import ModelSpec, load_spec
+from airworthy.validation import Finding, ValidationResult
+
+Change = Callable[[pa.Table], pa.Table]
 
 AS_OF = datetime(2013, 9, 1, tzinfo=UTC)
 FEATURES = (
@@ -92,7 +96,7 @@ def write(folder: Path, rows: dict[str, int]) -> dict[str, Path]:
     return paths
 
 
-def changed(dataset: Path, folder: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
+def changed(dataset: Path, folder: Path, change: Change) -> Path:
     """A copy of a dataset whose files were changed behind its description's back (rows are recounted)."""
     copy = folder / f"{dataset.name}-changed"
     shutil.copytree(dataset, copy)
@@ -111,4 +115,38 @@ def describe(dataset: Path, **fields: object) -> None:
 
 def replaced(content: pa.Table, column: str, values: object) -> pa.Table:
     """The table with a column's values replaced."""
-    return content.set_column(content.column_names.index(column), column, pa.array(values))
+    array = values if isinstance(values, pa.Array) else pa.array(values)
+    return content.set_column(content.column_names.index(column), column, array)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A validation that was carried out, and the files that it wrote."""
+
+    result: ValidationResult
+    folder: Path
+
+    @property
+    def statistics(self) -> Path:
+        return self.folder / "statistics"
+
+    @property
+    def anomalies(self) -> Path:
+        return self.folder / "anomalies.json"
+
+    @property
+    def report(self) -> str:
+        return (self.folder / "report.html").read_text()
+
+    def find(self, kind: str, window: str | None = None, feature: str | None = None) -> Finding:
+        """The one finding of a kind."""
+        [finding] = [
+            f
+            for f in self.result.findings
+            if f.kind == kind and window in (None, f.window) and feature in (None, f.feature)
+        ]
+        return finding
+
+    @property
+    def kinds(self) -> set[str]:
+        return {f.kind for f in self.result.findings}

@@ -1,0 +1,196 @@
+"""One Python environment per image: which it is, and how it comes to be.
+
+An image is a dependency group of pyproject.toml, locked with hashes to `requirements/<group>.txt`. The table
+`[tool.airworthy.images]` maps image names to groups; without it an image has its group's name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import airworthy
+from airworthy.errors import ConfigError, EngineError, MissingCapabilityError
+from airworthy.local.state import write_atomically
+
+STAMP = "airworthy-lock"
+_PACKAGE = Path(airworthy.__file__).parent
+
+
+@dataclass(frozen=True)
+class Environments:
+    """Interpreters by image.
+
+    Attributes:
+        home: State directory; environments lie in `<home>/envs/<group>`.
+        overrides: Image name to interpreter, used as it is (tests, or an environment of one's own).
+        say: Gets a sentence whenever an environment is made, which takes from seconds to minutes.
+    """
+
+    home: Path
+    overrides: Mapping[str, Path] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda _: None
+
+    def python_for(self, image: str) -> Path:
+        """The interpreter of an image; its environment is made first if it is missing or out of date.
+
+        Args:
+            image: As in the compiled pipeline: `airworthy/data:dev`, `registry/team/airworthy-data@sha256:...`.
+
+        Raises:
+            ConfigError: No image of that name is known.
+            MissingCapabilityError: An environment has to be made and uv is not installed.
+            EngineError: Making it failed.
+        """
+        if image_name(image) in self.overrides or image in self.overrides:
+            return Path(self.overrides.get(image) or self.overrides[image_name(image)])
+        group = self.group_of(image)
+        folder = self.home / "envs" / group
+        with _exclusive(self.home / "envs" / f".{group}.lock"):
+            if _read(folder / STAMP) != _stamp(group):
+                self._create(group, folder)
+        return folder / "bin" / "python"
+
+    def group_of(self, image: str) -> str:
+        """The dependency group of an image: the one with CUDA where a GPU and such a group exist.
+
+        Raises:
+            ConfigError: No image of that name is known.
+        """
+        known = _images()
+        name = image_name(image)
+        if name not in known:
+            raise ConfigError(f"The image {image!r} is not known here; known are {', '.join(sorted(known))}.")
+        cuda = f"{known[name]}-gpu"
+        return cuda if _lock_file(cuda).is_file() and gpu_present() else known[name]
+
+    def check(self, image: str) -> None:
+        """Raises ConfigError if `python_for` would not know the image; creates nothing."""
+        if image not in self.overrides and image_name(image) not in self.overrides:
+            self.group_of(image)
+
+    def digest(self, image: str) -> str:
+        """Changes when the packages of an image's environment change."""
+        override = self.overrides.get(image) or self.overrides.get(image_name(image))
+        return f"interpreter {override}" if override else _stamp(self.group_of(image))
+
+    def _create(self, group: str, folder: Path) -> None:
+        verb = "Renewing" if folder.exists() else "Creating"
+        self.say(f"{verb} the environment {group!r} from requirements/{group}.txt (once, this may take a minute).")
+        log = self.home / "envs" / f"{group}.log"
+        log.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        python = str(folder / "bin" / "python")
+        uv = _uv()
+        _run([uv, "venv", "--python", sys.executable, str(folder)], log)
+        _run([uv, "pip", "sync", "--python", python, "--require-hashes", str(_lock_file(group))], log)
+        executor = ["--no-deps", "--require-hashes", "-r", str(_lock_file("executor"))]
+        _run([uv, "pip", "install", "--python", python, *executor], log)
+        packages = next((folder / "lib").glob("python3*/site-packages"))
+        # A link, not a path entry: nothing but the package becomes importable.
+        (packages / "airworthy").symlink_to(_PACKAGE, target_is_directory=True)
+        write_atomically(folder / STAMP, _stamp(group))
+        self.say(f"The environment {group!r} is ready.")
+
+
+def image_name(image: str) -> str:
+    """The part of an image reference that counts: no registry, tag, digest or `airworthy-` prefix."""
+    last = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+    return last.removeprefix("airworthy-")
+
+
+@functools.cache
+def gpu_present() -> bool:
+    """Whether an NVIDIA GPU can be used here."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        listed = subprocess.run([tool, "-L"], capture_output=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return listed.returncode == 0 and b"GPU" in listed.stdout
+
+
+@functools.cache
+def library_digest() -> str:
+    """SHA-256 over the sources that steps import: the package without the engine and the command line."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*")):
+        relative = path.relative_to(_PACKAGE)
+        skipped = relative.parts[0] in ("local", "cli", "cli.py", "client.py") or "__pycache__" in relative.parts
+        if path.is_file() and not skipped:
+            digest.update(f"{relative}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _project() -> Path:
+    """Where pyproject.toml and requirements/ lie: the checkout, or a copy inside the installed package."""
+    checkout = _PACKAGE.parent
+    return checkout if (checkout / "requirements").is_dir() else _PACKAGE / "_project"
+
+
+def _lock_file(group: str) -> Path:
+    return _project() / "requirements" / f"{group}.txt"
+
+
+@functools.cache
+def _images() -> dict[str, str]:
+    pyproject = _project() / "pyproject.toml"
+    settings = tomllib.loads(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else {}
+    table = settings.get("tool", {}).get("airworthy", {}).get("images")
+    groups = [path.stem for path in (_project() / "requirements").glob("*.txt")]
+    return dict(table) if table else {group: group for group in groups}
+
+
+def _stamp(group: str) -> str:
+    """SHA-256 over the locks that an environment is made from.
+
+    Raises:
+        ConfigError: The group has no lock file.
+    """
+    digest = hashlib.sha256()
+    for name in (group, "executor"):
+        try:
+            digest.update(_lock_file(name).read_bytes())
+        except OSError:
+            raise ConfigError(f"requirements/{name}.txt is missing; run `make lock`.") from None
+    return digest.hexdigest()
+
+
+def _uv() -> str:
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.is_file() else shutil.which("uv")
+    if not found:
+        raise MissingCapabilityError("uv is needed to make a step's environment and is not on the PATH; run `make setup`.")
+    return found
+
+
+def _run(command: list[str], log: Path) -> None:
+    with log.open("ab") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
+    if code.returncode != 0:
+        raise EngineError(f"`{' '.join(command[:3])}` failed while making an environment; see {log}.")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,165 @@
+"""What the command line asks of more than one room, run inside a step's environment.
+
+`python -m airworthy.operations --help` lists them; `airworthy` itself starts them with the right interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airworthy.errors import AirworthyError, ConfigError
+from airworthy.state import feature_repo, home
+
+if TYPE_CHECKING:
+    from airworthy.registry import Registry, Version
+
+
+def serve(model: str, port: int) -> None:
+    """Serve the champion on loopback until Ctrl-C.
+
+    Raises:
+        ConfigError: The model has no champion.
+        ServingError: The server did not start, or ended.
+    """
+    from airworthy.registry import Registry
+    from airworthy.rollout.state import ServiceStore
+    from airworthy.serving.local import ServerOptions, ServerProcess
+
+    registry = Registry()
+    champion = _champion(registry, model)
+    store = ServiceStore(home(), champion.tags["service"])
+    folder = home() / "serving" / champion.tags["service"] / "champion"
+    registry.fetch_bundle(champion, folder)
+    kept = store.keep(folder, champion.version)
+    options = ServerOptions(
+        bundle=store.path(kept), name=model, version=champion.version, digest=champion.digest, port=port
+    )
+    server = ServerProcess(options, store.folder / "logs" / "serve.log")
+    _say(f"starting {model} version {champion.version} …")
+    server.start()
+    try:
+        url = asyncio.run(server.ready())
+        _say(
+            f"{model} version {champion.version} serves at {url} (Ctrl-C stops it)\n"
+            f"  V1: POST {url}/v1/models/{model}:predict   V2: POST {url}/v2/models/{model}/infer\n"
+            f"  inputs: {url}/v2/models/{model}   metrics: {url}/metrics   log: {server.log_file}"
+        )
+        signal.pause()
+    except KeyboardInterrupt:
+        _say("stopped")
+    finally:
+        server.stop()
+
+
+def rollback(model: str, reason: str) -> None:
+    """Return to the previous champion, in the registry and then in serving.
+
+    Raises:
+        ConfigError: The model has no champion.
+        RegistryError: There is no champion before it.
+        RolloutError: A rollout of its service is under way.
+    """
+    import tempfile
+
+    from airworthy.registry import Registry
+    from airworthy.rollout import deploy
+
+    registry = Registry()
+    replaced = _champion(registry, model)
+    previous = registry.rollback(model, reason, expected_champion=replaced.version)
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = registry.fetch_bundle(previous, Path(scratch) / "bundle")
+        service = previous.tags["service"]
+        deploy(service, model=model, bundle=bundle, version=previous.version, home=home())
+    _say(f"{model}: version {previous.version} is champion again and serves; version {replaced.version} is out")
+
+
+def replay(record: Path) -> None:
+    """Recompute a rollout's decision from its record.
+
+    Raises:
+        RolloutError: The record is damaged, or the recomputed decision is another one.
+    """
+    from airworthy.errors import RolloutError
+    from airworthy.rollout.record import replay as recompute
+
+    found = recompute(record)
+    if found.judgement is None:
+        raise RolloutError(f"{record}: the record has no end; its controller was killed, nothing was decided")
+    if not found.agrees:
+        raise RolloutError(f"{record}: recomputed {found.judgement}, but recorded {found.recorded}")
+    _say(f"{found.judgement.decision}: {found.judgement.reason}")
+    _say(f"recomputed from {len(found.observations)} requests; the recorded decision is exactly this one")
+
+
+def retrieve(spec: Path, out: Path, as_of: str | None) -> None:
+    """Retrieve a model's windows into `out/train`, `out/tune` and `out/test`."""
+    from airworthy.client import read_model
+    from airworthy.features import retrieve as retrieve_windows
+    from airworthy.model_spec import parse_as_of
+
+    windows = {name: out / name for name in ("train", "tune", "test")}
+    retrieve_windows(read_model(spec), parse_as_of(as_of), windows, feature_repo=feature_repo(), home=home())
+
+
+def infer(dataset: Path, out: Path) -> None:
+    """Write a first schema for a dataset."""
+    from airworthy.validation import infer_schema
+
+    out.write_text(infer_schema(dataset))
+
+
+def _champion(registry: Registry, model: str) -> Version:
+    champion = registry.champion(model)
+    if champion is None:
+        known = ", ".join(name for name in registry.models() if registry.champion(name))
+        raise ConfigError(f"{model} has no champion; models that have one: {known or 'none'}")
+    return champion
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn errors into one sentence and an exit code."""
+    parser = argparse.ArgumentParser(prog="python -m airworthy.operations", description=__doc__)
+    commands = parser.add_subparsers(dest="operation", required=True)
+    command = commands.add_parser("serve")
+    command.add_argument("model")
+    command.add_argument("--port", type=int, default=8080)
+    command = commands.add_parser("rollback")
+    command.add_argument("model")
+    command.add_argument("--reason", required=True)
+    command = commands.add_parser("replay")
+    command.add_argument("record", type=Path)
+    command = commands.add_parser("retrieve")
+    command.add_argument("spec", type=Path)
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--as-of")
+    command = commands.add_parser("infer")
+    command.add_argument("dataset", type=Path)
+    command.add_argument("--out", type=Path, required=True)
+    options = vars(parser.parse_args(arguments))
+    operations = {"serve": serve, "rollback": rollback, "replay": replay, "retrieve": retrieve, "infer": infer}
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        operations[options.pop("operation")](**options)
+    except AirworthyError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

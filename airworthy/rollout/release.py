@@ -1,0 +1,214 @@
+"""Rolling a judged model out to a service: from the gate's verdict to a decision, a record and a page."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airworthy.errors import RolloutError
+from airworthy.model_spec import ModelSpec
+from airworthy.rollout.controller import Controller, Setting
+from airworthy.rollout.judge import Judgement, Outcome, Settings
+from airworthy.rollout.record import RecordWriter, replay
+from airworthy.rollout.report import render
+from airworthy.rollout.rest import refuse_if_taken
+from airworthy.serving.chaos import Fault
+from airworthy.serving.local import SERVER_MODULE
+from airworthy.serving.replay import sample_rows, v1_body
+from airworthy.serving.state import (
+    Service,
+    ServiceStore,
+    new_rollout,
+)
+
+log = logging.getLogger(__name__)
+
+TRAFFIC_ROWS = 1000
+"""Different rows that are cycled through as traffic."""
+
+
+@dataclass(frozen=True)
+class RolloutOutcome:
+    """How a rollout ended. `metrics` are numbers for the pipeline's UI."""
+
+    decision: Outcome
+    reason: str
+    judgement: Judgement
+    record: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.decision == "PASS"
+
+
+def roll_out(
+    spec: ModelSpec,
+    *,
+    bundle: Path,
+    version: str,
+    verdict: Path,
+    stable: tuple[Path, str] | None,
+    traffic: Path,
+    home: Path,
+    record_out: Path,
+    report_out: Path | None = None,
+    fault: Fault | None = None,
+    server_module: str = SERVER_MODULE,
+) -> RolloutOutcome:
+    """Move replayed traffic from the stable model to a canary for as long as the evidence is with it.
+
+    Whatever happens, afterwards the stable model is what the service's state says to serve, except after
+    PASS: then the canary holds 100 % in state `proven` until `finish` or `settle`.
+
+    Args:
+        spec: The model spec; `rollout` is the plan, `serving` the server's options. bundle: The challenger.
+            version: Its registry version. verdict: The gate's verdict on exactly this bundle. stable: The
+            champion's bundle and version; None on a first release: then there is nothing to compare with and
+            only the absolute error rate is certified.
+        traffic: Dataset whose rows are replayed.
+        home: State directory.
+        record_out: Folder for `record.jsonl` and `rollout.json`.
+        report_out: HTML file; None writes none.
+        fault: Misbehaviour to inject (demo); by default what `AIRWORTHY_DEMO_FAULT` names.
+        server_module: Module that is run as the model server, with the options of `airworthy.serving.server`.
+
+    Raises:
+        GateError: The verdict did not pass, or is about another bundle.
+        RolloutError: Another rollout of this service is under way.
+        ServingError: The stable model could not be served.
+    """
+    from airworthy.bundle import read_bundle_info
+    from airworthy.verdict import require_passed
+
+    require_passed(verdict, bundle)
+    fault = fault or Fault.from_environment()
+    features = read_bundle_info(bundle).features
+    rows = sample_rows(traffic, [f.name for f in features], TRAFFIC_ROWS)
+    bodies = tuple(v1_body([row], features) for row in rows)
+    store = ServiceStore(home, spec.rollout.service)
+    state = _begin(store, spec, bundle, version, stable)
+    assert state.rollout is not None
+    setting = Setting(
+        spec,
+        store,
+        bodies,
+        Settings.of(spec.rollout),
+        fault,
+        state.rollout.id,
+        store.folder / "logs" / state.rollout.id,
+        server_module,
+    )
+    outcome = _run(setting, state, record_out)
+    if report_out is not None:
+        report_out.parent.mkdir(parents=True, exist_ok=True)
+        report_out.write_text(render(replay(record_out), outcome.judgement))
+    store.prune()
+    return outcome
+
+
+def _begin(
+    store: ServiceStore, spec: ModelSpec, bundle: Path, version: str, stable: tuple[Path, str] | None
+) -> Service:
+    """Take the service for a new rollout: state `starting`, nothing has moved."""
+    canary = store.keep(bundle, version)
+    champion = store.keep(*stable) if stable else None
+    rollout = new_rollout(spec.rollout.deadline_seconds)
+
+    def change(current: Service | None) -> Service:
+        service = current or Service(service=store.service, model=spec.name)
+        if service.model != spec.name:
+            raise RolloutError(
+                f"service {store.service} serves model {service.model}; "
+                f"give {spec.name} a rollout.service of its own"
+            )
+        refuse_if_taken(service, canary)
+        serving = champion or service.stable
+        return service.model_copy(
+            update={
+                "stable": serving,
+                "canary": canary,
+                "traffic_percent": 0,
+                "serving": spec.serving,
+                "rollout": rollout,
+            }
+        )
+
+    return store.update(change)
+
+
+def _run(setting: Setting, state: Service, record_out: Path) -> RolloutOutcome:
+    begun = time.time()
+    record = RecordWriter(record_out)
+    facts = _facts(setting, state)
+    record.write("start", **facts)
+    controller = Controller(setting, state, record)
+    reason = "the rollout was interrupted"
+    judgement: Judgement | None = None
+    try:
+        judgement = asyncio.run(_until_signal(controller))
+        reason = judgement.reason
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        raise
+    finally:
+        counts = {arm: dataclasses.asdict(count) for arm, count in controller.judge.counts.items()}
+        record.close(
+            {
+                "format": 1,
+                **facts,
+                "decision": judgement.outcome if judgement else "INCONCLUSIVE",
+                "reason": reason,
+                "process": judgement.process if judgement else "controller",
+                "index": judgement.index if judgement else None,
+                "evidence": controller.judge.evidence,
+                "warnings": controller.judge.warnings,
+                "counts": counts,
+                "harm": controller.harm,
+                "seconds": round(time.time() - begun, 3),
+            }
+        )
+    metrics: dict[str, float] = {"seconds": round(time.time() - begun, 3), "harm": controller.harm}
+    metrics |= {f"{arm}_{name}": n for arm, count in counts.items() for name, n in count.items()}
+    metrics |= {f"evidence_{name}": value for name, value in judgement.evidence.items()}
+    return RolloutOutcome(judgement.outcome, judgement.reason, judgement, record_out, metrics)
+
+
+async def _until_signal(controller: Controller) -> Judgement:
+    """Run the controller; SIGTERM (a pipeline timeout) rolls back like any other exception."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    except (ValueError, RuntimeError):
+        log.debug("not in the main thread: SIGTERM is the caller's to handle")
+    try:
+        return await controller.run()
+    except asyncio.CancelledError:
+        raise RolloutError("the rollout was interrupted; the stable model serves everyone") from None
+
+
+def _facts(setting: Setting, state: Service) -> dict[str, Any]:
+    assert state.canary is not None
+    plan = setting.spec.rollout
+    return {
+        "service": state.service,
+        "model": state.model,
+        "rollout": setting.rollout_id,
+        "version": state.canary.version,
+        "bundle_digest": state.canary.digest,
+        "stable_version": state.stable.version if state.stable else None,
+        "stable_digest": state.stable.digest if state.stable else None,
+        "compared": state.stable is not None,
+        "settings": dataclasses.asdict(setting.settings),
+        "plan": plan.model_dump(mode="json"),
+        "traffic": "replayed rows of the test window",
+        "fault": dataclasses.asdict(setting.fault) if setting.fault else None,
+    }

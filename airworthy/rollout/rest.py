@@ -1,0 +1,161 @@
+"""Bringing a service to rest: after a promotion, after a crash, or back to an earlier model.
+
+All of it is safe to repeat, and none of it needs the process that began the rollout.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from airworthy.errors import RolloutError
+from airworthy.serving.state import Deployed, Service, ServiceStore, rolled_back, rolled_forward
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SettleResult:
+    """What `settle` found and did; `sentence` is for people."""
+
+    action: Literal["nothing", "rolled back", "rolled forward", "left to its owner"]
+    sentence: str
+
+
+def refuse_if_taken(service: Service, canary: Deployed) -> None:
+    """Refuse to touch a service whose rollout is under way, or proven and not yet promoted.
+
+    Args:
+        service: Its present state.
+        canary: What is to be deployed; a proven rollout of the same bundle may be begun again.
+
+    Raises:
+        RolloutError: The service is taken.
+    """
+    other = service.rollout
+    if other is None or service.canary is None or other.state in ("promoted", "rolled back"):
+        return
+    if other.held:
+        raise RolloutError(
+            f"service {service.service}: rollout {other.id} of version {service.canary.version} is "
+            f"{other.state} (process {other.owner_pid}); wait until it has ended"
+        )
+    if other.state == "proven" and time.time() < other.deadline and service.canary.digest != canary.digest:
+        until = time.strftime("%H:%M:%S", time.gmtime(other.deadline))
+        raise RolloutError(
+            f"service {service.service}: version {service.canary.version} is proven and waits for its "
+            f"promotion (at most until {until} UTC); let that release end first"
+        )
+    log.warning(
+        "service %s: taking over from rollout %s, whose controller is gone", service.service, other.id
+    )
+
+
+def finish(service: str, *, bundle: Path, version: str, home: Path) -> str:
+    """Make the proven canary the stable model; called after the registry's champion alias moved. Idempotent.
+
+    Returns:
+        A sentence about what serves now.
+
+    Raises:
+        RolloutError: This bundle was not proven on this service.
+        BundleError: The bundle doesn't match its digests.
+    """
+    from airworthy.bundle import verify_bundle
+
+    digest = verify_bundle(bundle)
+
+    def change(current: Service | None) -> Service:
+        if current and current.stable and current.stable.digest == digest and current.canary is None:
+            return current
+        rollout = current.rollout if current else None
+        proven = rollout is not None and rollout.state == "proven"
+        if current is None or not proven or current.canary is None or current.canary.digest != digest:
+            raise RolloutError(
+                f"service {service}: version {version} is not proven by a rollout here, so it can't become "
+                "the stable model; roll it out first"
+            )
+        return rolled_forward(current, f"version {version} became champion")
+
+    store = ServiceStore(home, service)
+    store.update(change)
+    store.prune()
+    return f"service {service}: version {version} serves everyone"
+
+
+def settle(
+    service: str, *, champion_digest: str | None, home: Path, bundle_digest: str | None = None
+) -> SettleResult:
+    """Leave no unjudged canary, whatever happened before. Idempotent.
+
+    A canary is withdrawn, unless its rollout was proven and the registry already calls it champion: then the
+    promotion was cut short and is completed.
+
+    Args:
+        service: The service.
+        champion_digest: Bundle digest behind the registry's champion alias; None if there is none.
+        home: State directory.
+        bundle_digest: Settle only a rollout of this bundle; None settles any whose controller is gone.
+    """
+    result = SettleResult("nothing", f"Service {service}: nothing was left to settle.")
+
+    def change(current: Service | None) -> Service:
+        nonlocal result
+        assert current is not None
+        rollout, canary = current.rollout, current.canary
+        if rollout is None or canary is None or rollout.state in ("promoted", "rolled back"):
+            return current
+        if bundle_digest not in (None, canary.digest):
+            result = SettleResult(
+                "left to its owner", f"Service {service}: another release's rollout was left alone."
+            )
+            return current
+        if rollout.state == "proven" and canary.digest == champion_digest:
+            result = SettleResult(
+                "rolled forward",
+                f"Service {service}: version {canary.version}, proven and champion, serves everyone.",
+            )
+            return rolled_forward(current, "settled: the registry calls it champion")
+        if rollout.held and rollout.state != "proven":
+            result = SettleResult(
+                "left to its owner",
+                f"Service {service}: rollout {rollout.id} is {rollout.state} and its controller is at work.",
+            )
+            return current
+        keeps = f"version {current.stable.version} serves everyone" if current.stable else "nothing is served"
+        result = SettleResult(
+            "rolled back",
+            f"Service {service}: version {canary.version} was withdrawn ({rollout.state}); {keeps}.",
+        )
+        return rolled_back(current, f"settled: left in state {rollout.state}")
+
+    store = ServiceStore(home, service)
+    if store.read() is not None:
+        store.update(change)
+        store.prune()
+    return result
+
+
+def deploy(service: str, *, model: str, bundle: Path, version: str, home: Path) -> str:
+    """Make a bundle the stable model without a canary: a return to an earlier champion.
+
+    Raises:
+        RolloutError: A rollout is under way.
+        BundleError: The bundle doesn't match its digests.
+    """
+    store = ServiceStore(home, service)
+    kept = store.keep(bundle, version)
+
+    def change(current: Service | None) -> Service:
+        state = current or Service(service=service, model=model)
+        if state.canary is not None:
+            refuse_if_taken(state, kept)
+            state = rolled_back(state, f"version {version} was deployed")
+        return state.model_copy(update={"stable": kept})
+
+    store.update(change)
+    store.prune()
+    return f"service {service}: version {version} serves everyone"

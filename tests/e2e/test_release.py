@@ -1,0 +1,162 @@
+"""The story that Airworthy is for, told by real releases; the tests build on each other in file order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from airworthy.local import list_runs
+from airworthy.outcome import artifact, release_outcome, task
+from airworthy.registry import Registry
+from airworthy.verdict import read_verdict
+from tests.e2e.conftest import Airworthy
+
+pytestmark = pytest.mark.e2e
+Spec = Callable[..., Path]
+
+
+def registry(airworthy: Airworthy) -> Registry:
+    return Registry(f"sqlite:///{airworthy.home / 'mlflow.db'}")
+
+
+def champion(airworthy: Airworthy, model: str = "flight_delay") -> str | None:
+    found = registry(airworthy).champion(model)
+    return found.version if found else None
+
+
+def serving(airworthy: Airworthy, service: str = "flight-delay") -> str:
+    state = json.loads((airworthy.home / "serving" / service / "service.json").read_text())
+    assert state["canary"] is None
+    assert state["traffic_percent"] == 0
+    return str(state["stable"]["version"])
+
+
+def test_a_first_release_becomes_champion_by_absolute_limits(airworthy: Airworthy, spec: Spec) -> None:
+    done = airworthy.release(spec("flight_delay"), "2013-08-01")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "version 1 is champion" in done.stdout
+    assert "no champion yet" in done.stdout
+    assert champion(airworthy) == serving(airworthy) == "1"
+    assert airworthy.processes() == []
+
+
+def test_a_retrained_challenger_replaces_it_through_the_canary(airworthy: Airworthy, spec: Spec) -> None:
+    done = airworthy.release(spec("flight_delay"), "2013-09-01")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = list_runs(airworthy.home)[0]
+    verdict_file = artifact(run, "evaluate-model", "verdict")
+    assert verdict_file is not None
+    verdict = read_verdict(verdict_file)
+    assert verdict.champion_version == "1"
+    assert any(check.family == "champion" for check in verdict.checks)
+    found = registry(airworthy)
+    previous = found.previous_champion("flight_delay")
+    assert previous is not None
+    assert previous.version == "1"
+    assert champion(airworthy) == serving(airworthy) == "2"
+    assert found.challenger("flight_delay") is None
+    page = (run.directory / "report.html").read_text()
+    assert "Judge challenger against champion" in page
+
+
+def test_the_rollouts_decision_can_be_recomputed_from_its_record(airworthy: Airworthy) -> None:
+    record = artifact(list_runs(airworthy.home)[0], "rollout-canary", "record")
+    done = airworthy("rollout", "replay", str(record))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS" in done.stdout
+
+
+def test_status_and_runs_tell_what_happened(airworthy: Airworthy) -> None:
+    status = airworthy("status")
+    assert "champion" in status.stdout
+    assert "version 2 serves" in status.stdout
+    runs = airworthy("runs")
+    assert runs.stdout.count("succeeded") == 2
+
+
+def test_a_poor_model_is_refused_and_registered_nowhere(airworthy: Airworthy, spec: Spec) -> None:
+    poor = {"trainer.rounds": 2, "trainer.params": {"max_depth": 1}}
+    done = airworthy.release(spec("flight_delay", poor), "2013-10-01")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "the gate refused the challenger" in done.stdout
+    assert len(registry(airworthy).versions("flight_delay")) == 2
+    assert champion(airworthy) == serving(airworthy) == "2"
+
+
+def test_a_canary_whose_server_fails_is_rolled_back(airworthy: Airworthy, spec: Spec) -> None:
+    done = airworthy.release(spec("flight_delay"), "2013-10-01", env={"AIRWORTHY_DEMO_FAULT": "errors=0.5"})
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "the canary was rolled back" in done.stdout
+    assert champion(airworthy) == serving(airworthy) == "2"
+    assert registry(airworthy).challenger("flight_delay") is None
+    assert airworthy.processes() == []
+
+
+def test_broken_data_stops_the_run_with_a_readable_table(airworthy: Airworthy, spec: Spec, tmp_path: Path) -> None:
+    model = spec("flight_delay")
+    schema = model.parent / "schema.pbtxt"
+    original = Path(_schema_of(model)).read_text()
+    schema.write_text(original.replace('"JFK"', '"LHR"'))
+    model.write_text(model.read_text().replace(_schema_of(model), str(schema)))
+    done = airworthy.release(model, "2013-10-01")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "What is wrong with the data" in done.stdout
+    assert "JFK" in done.stdout
+    assert task(list_runs(airworthy.home)[0], "train-model") is None
+
+
+def test_a_release_killed_in_its_rollout_leaves_the_old_model_and_can_go_on(airworthy: Airworthy, spec: Spec) -> None:
+    model = spec("flight_delay", {"rollout.requests_per_step": 5000})
+    state_file = airworthy.home / "serving" / "flight-delay" / "service.json"
+    engine = subprocess.Popen(
+        airworthy.command("run", "--model", str(model), "--as-of", "2013-11-01", "--plain"),
+        cwd=Path(__file__).parents[2],
+        env=airworthy.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while json.loads(state_file.read_text())["traffic_percent"] == 0:
+        assert engine.poll() is None, "the run ended before its canary had traffic"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(engine.pid, signal.SIGKILL)
+    engine.wait()
+    _, alive = psutil.wait_procs(airworthy.processes(), timeout=20)
+    assert alive == [], "a process outlived its engine"
+    assert champion(airworthy) == "2"
+    run = next(r for r in list_runs(airworthy.home) if r.state == "RUNNING")
+    done = airworthy("run", "--resume", run.run_id, "--plain")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    finished = release_outcome(list_runs(airworthy.home)[0])
+    assert finished.ending in ("released", "rolled back")
+    assert champion(airworthy) == serving(airworthy) == ("3" if finished.ending == "released" else "2")
+
+
+def test_rollback_returns_to_the_previous_champion_in_registry_and_serving(airworthy: Airworthy) -> None:
+    before = champion(airworthy)
+    done = airworthy("rollback", "flight_delay", "--reason", "the test says so")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = champion(airworthy)
+    assert after != before
+    assert serving(airworthy) == after
+
+
+def test_another_model_goes_through_the_same_yaml(airworthy: Airworthy, spec: Spec) -> None:
+    done = airworthy.release(spec("departure_delay"), "2013-08-01")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert champion(airworthy, "departure_delay") == "1"
+    assert serving(airworthy, "departure-delay") == "1"
+
+
+def _schema_of(model: Path) -> str:
+    line = next(line for line in model.read_text().splitlines() if line.strip().startswith("schema:"))
+    return line.split(":", 1)[1].strip()
