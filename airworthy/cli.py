@@ -98,7 +98,7 @@ def run(
         arguments["as_of"] = as_of
     if model is None and pipeline == "release" and resume is None and "spec" not in arguments:
         raise ConfigError("which model? give --model, for example --model models/flight_delay.yaml")
-    with Progress(out, plain=plain) as progress:
+    with Progress(console(plain)) as progress:
         if resume:
             result = client.resume(resume, listener=progress)
         else:
@@ -127,7 +127,7 @@ def demo(
 
     if what not in STORIES:
         raise ConfigError(f"demo {what}: there is no such story; choose {', '.join(STORIES)}")
-    code = play(what, out, plain=plain)
+    code = play(what, console(plain))
     if keep_serving and code == 0:
         serve(str(FLIGHTS))
     raise typer.Exit(code)
@@ -316,6 +316,11 @@ def _in_environment(group: str, *arguments: str) -> None:
                 continue  # the terminal sent it to the operation as well, which ends in its own way
     if code:
         raise typer.Exit(code)
+
+
+def console(plain: bool) -> Console:
+    """Where progress is shown: the terminal, or plain lines in it."""
+    return Console(highlight=False, force_terminal=False) if plain else out
 
 
 def _summary(result: RunResult) -> int:

@@ -56,7 +56,7 @@ class LocalClient:
 
         arguments = dict(parameters or {})
         if model is not None:
-            spec, text, schema = read_spec(model)
+            _, text, schema = read_spec(model)
             arguments = {"spec": text, "schema": schema, **arguments}
         path = compiled_pipeline(pipeline)
         result = run_pipeline(

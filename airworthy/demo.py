@@ -34,7 +34,7 @@ class Chapter:
     """What goes wrong with the canary's server (see `airworthy.serving.chaos`)."""
 
 
-def play(story: str, out: Console, *, plain: bool = False) -> int:
+def play(story: str, out: Console) -> int:
     """Play a story to its end.
 
     Returns:
@@ -52,7 +52,7 @@ def play(story: str, out: Console, *, plain: bool = False) -> int:
     for number, chapter in enumerate(chapters, start=1):
         out.rule(f"[bold]{number}/{len(chapters)}  {chapter.title}[/]", align="left")
         env = {"AIRWORTHY_DEMO_FAULT": chapter.fault} if chapter.fault else {}
-        with changed_spec(chapter.changes) as spec, Progress(out, plain=plain) as progress:
+        with changed_spec(chapter.changes) as spec, Progress(out) as progress:
             result = client.submit(
                 "release", model=spec, parameters={"as_of": chapter.as_of}, env=env, listener=progress
             )

@@ -90,7 +90,8 @@ class Validation(Section):
     drift: Comparison = Comparison()
     """Training window against the statistics that the champion was accepted with."""
     severities: dict[str, Severity] = {}
-    """Severity by anomaly type (`ENUM_TYPE_UNEXPECTED_STRING_VALUES: warn`); everything else blocks."""
+    """Severity by anomaly type (`ENUM_TYPE_UNEXPECTED_STRING_VALUES: warn`), or for one feature alone
+    (`FLOAT_TYPE_BIG_FLOAT.wind_speed: warn`); everything else blocks."""
 
 
 class Trainer(Section):

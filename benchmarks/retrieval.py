@@ -2,9 +2,9 @@
 
     python benchmarks/retrieval.py [--rows 195000] [--repeat 3]
 
-Prints the seconds for making the sources and applying the definitions, then one table row per store: best time of
-`--repeat` retrievals of all 8 views of `arr_late_v1`, peak memory of the process, and the ratio. Each store runs in
-a process of its own; both must return equal content.
+Prints the seconds for making the sources and applying the definitions, then one table row per store: best
+time of `--repeat` retrievals of all 8 views of `arr_late_v1`, peak memory of the process, and the ratio. Each
+store runs in a process of its own; both must return equal content.
 """
 
 from __future__ import annotations

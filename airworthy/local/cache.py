@@ -98,7 +98,9 @@ def cache_key(
         for name, items in inputs.artifacts.items()
         if name in declared.get("artifacts", {})
     }
-    parameters = {name: value for name, value in inputs.parameters.items() if name in declared.get("parameters", {})}
+    parameters = {
+        name: value for name, value in inputs.parameters.items() if name in declared.get("parameters", {})
+    }
     relevant = {key: container.get(key) for key in ("image", "command", "args", "env")}
     return digest_of(
         {
@@ -130,7 +132,9 @@ def _manifest(folder: Path) -> dict[str, str]:
 
 def _file_digest(path: Path) -> str:
     status = path.stat()
-    return _digest_of_version(str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _digest_of_version(
+        str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
 
 
 @lru_cache(maxsize=100_000)

@@ -103,7 +103,9 @@ def run_pipeline(
                 started=earlier.started if earlier else time.time(),
             )
         )  # fmt: skip
-        work = _Work(pipeline, inputs, store, environments, settings, tell, dict(earlier.tasks) if earlier else {})
+        work = _Work(
+            pipeline, inputs, store, environments, settings, tell, dict(earlier.tasks) if earlier else {}
+        )
         return _in_thread(work)
 
 
@@ -129,7 +131,14 @@ class _Work:
             result.run_id, self.pipeline.name, str(result.directory), started.isoformat(timespec="seconds")
         )
         leaves = LeafRunner(
-            self.pipeline, self.store, facts, self.environments, self.settings, control, self.tell, self.earlier
+            self.pipeline,
+            self.store,
+            facts,
+            self.environments,
+            self.settings,
+            control,
+            self.tell,
+            self.earlier,
         )
         scheduler = Scheduler(self.pipeline, self.store, facts, leaves, control, self.tell)
         self.tell(Event("run_started", text=result.run_id))
@@ -266,7 +275,9 @@ def _earlier(home: Path, run_id: str | None, pipeline: Pipeline, arguments: Mapp
     if earlier.pipeline_digest != pipeline.digest:
         raise ConfigError(f"The pipeline has changed since the run {run_id!r} began; start a new run.")
     if arguments and dict(arguments) != dict(earlier.arguments):
-        raise ConfigError(f"The run {run_id!r} began with other arguments; resume it without any, or start a new run.")
+        raise ConfigError(
+            f"The run {run_id!r} began with other arguments; resume it without any, or start a new run."
+        )
     return earlier
 
 

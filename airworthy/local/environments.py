@@ -86,7 +86,9 @@ class Environments:
 
     def _create(self, group: str, folder: Path) -> None:
         verb = "Renewing" if folder.exists() else "Creating"
-        self.say(f"{verb} the environment {group!r} from requirements/{group}.txt (once, this may take a minute).")
+        self.say(
+            f"{verb} the environment {group!r} from requirements/{group}.txt (once, this may take a minute)."
+        )
         log = self.home / "envs" / f"{group}.log"
         log.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,7 +130,9 @@ def library_digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
         relative = path.relative_to(_PACKAGE)
-        skipped = relative.parts[0] in ("local", "cli", "cli.py", "client.py") or "__pycache__" in relative.parts
+        skipped = (
+            relative.parts[0] in ("local", "cli", "cli.py", "client.py") or "__pycache__" in relative.parts
+        )
         if path.is_file() and not skipped:
             digest.update(f"{relative}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
@@ -173,13 +177,17 @@ def _uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if not found:
-        raise MissingCapabilityError("uv is needed to make a step's environment and is not on the PATH; run `make setup`.")
+        raise MissingCapabilityError(
+            "uv is needed to make a step's environment and is not on the PATH; run `make setup`."
+        )
     return found
 
 
 def _run(command: list[str], log: Path) -> None:
     with log.open("ab") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
+        code = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+        )
     if code.returncode != 0:
         raise EngineError(f"`{' '.join(command[:3])}` failed while making an environment; see {log}.")
 

@@ -92,12 +92,16 @@ class Attempt:
         (self.directory / "executor_input.json").write_text(text, encoding="utf-8")
         command = [part.replace("{{$}}", text) for part in _command(self.container)]
         if max(len(part.encode()) for part in command) > _LONGEST_ARGUMENT:
-            raise EngineError("The task's parameters are longer than the operating system lets a command be (128 KiB).")
+            raise EngineError(
+                "The task's parameters are longer than the operating system lets a command be (128 KiB)."
+            )
         with tempfile.TemporaryDirectory(prefix="airworthy-", ignore_cleanup_errors=True) as temporary:
             returncode = self._supervise(command, temporary)
         peak = _guard_report(self.directory / "exit.json").get("peak_memory_bytes")
         if self._stopped == "timeout":
-            return Ending(None, f"It ran longer than its timeout of {self.timeout:g} s.", "Timeout", "timeout", peak)
+            return Ending(
+                None, f"It ran longer than its timeout of {self.timeout:g} s.", "Timeout", "timeout", peak
+            )
         if self._stopped:
             return Ending(None, "It was canceled.", None, self._stopped, peak)
         if returncode != 0:
@@ -144,7 +148,9 @@ class Attempt:
                 self._process.stdout.close()
 
 
-def child_environment(python: Path, home: Path, run_directory: Path, extra: Mapping[str, str]) -> dict[str, str]:
+def child_environment(
+    python: Path, home: Path, run_directory: Path, extra: Mapping[str, str]
+) -> dict[str, str]:
     """Variables of a task's process: the engine's own, the image's interpreter first on the path, then `extra`."""
     environment = {name: value for name, value in os.environ.items() if name not in _DROPPED}
     environment |= _SETTINGS | {"AIRWORTHY_HOME": str(home), RUN_VARIABLE: str(run_directory)}
@@ -159,7 +165,9 @@ def make_executor_input(component: Spec, inputs: Values, folder: Path) -> dict[s
     produced = component.get("outputDefinitions", {})
     return {
         "inputs": {
-            "parameterValues": {n: v for n, v in inputs.parameters.items() if n in declared.get("parameters", {})},
+            "parameterValues": {
+                n: v for n, v in inputs.parameters.items() if n in declared.get("parameters", {})
+            },
             "artifacts": {
                 name: {"artifacts": artifacts}
                 for name, artifacts in inputs.artifacts.items()
@@ -167,11 +175,18 @@ def make_executor_input(component: Spec, inputs: Values, folder: Path) -> dict[s
             },
         },
         "outputs": {
-            "parameters": {name: {"outputFile": str(folder / name)} for name in produced.get("parameters", {})},
+            "parameters": {
+                name: {"outputFile": str(folder / name)} for name in produced.get("parameters", {})
+            },
             "artifacts": {
                 name: {
                     "artifacts": [
-                        {"name": name, "type": spec["artifactType"], "uri": str(folder / name), "metadata": {}}
+                        {
+                            "name": name,
+                            "type": spec["artifactType"],
+                            "uri": str(folder / name),
+                            "metadata": {},
+                        }
                     ]
                 }
                 for name, spec in produced.get("artifacts", {}).items()
@@ -213,7 +228,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} in a parameter or in an artifact's metadata; leave it out or write it as text")
+        raise ValueError(
+            f"{word} in a parameter or in an artifact's metadata; leave it out or write it as text"
+        )
 
     data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     return data if isinstance(data, dict) else {}

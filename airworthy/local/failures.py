@@ -37,7 +37,9 @@ def explain(log: Path, returncode: int | None) -> tuple[str, str]:
         hint = "; perhaps the machine ran out of memory" if name == "SIGKILL" else ""
         return "Killed", f"The process was killed by {name}{hint}."
     ending = "\n".join(line for line in lines[-_LINES:] if line.strip())
-    return "", f"The process ended with exit code {returncode}." + (f" It last wrote:\n{ending}" if ending else "")
+    return "", f"The process ended with exit code {returncode}." + (
+        f" It last wrote:\n{ending}" if ending else ""
+    )
 
 
 def _tail(log: Path) -> list[str]:

@@ -113,7 +113,9 @@ class LeafRunner:
         if accelerator:
             notes = (f"accelerator request {accelerator}: taken if this machine has one", *notes)
         self.store.put(
-            dataclasses.replace(self.store.tasks[call.path], inputs=inputs, fingerprint=fingerprint, notes=notes)
+            dataclasses.replace(
+                self.store.tasks[call.path], inputs=inputs, fingerprint=fingerprint, notes=notes
+            )
         )
         if "importer" in executor:
             return self._import(call, executor["importer"])
@@ -139,13 +141,17 @@ class LeafRunner:
                     await slots.enter_async_context(self._accelerator)
                 await slots.enter_async_context(self._workers)
                 if not self.control.allows(call.is_exit):
-                    return self.store.change(call.path, state="CANCELED", error="It was canceled.", ended=time.time())
+                    return self.store.change(
+                        call.path, state="CANCELED", error="It was canceled.", ended=time.time()
+                    )
                 if attempt == 0:
                     self._start(call.path)
                 ending = await self._attempt(call, container, first=attempt == 0)
             if isinstance(ending, TaskRecord):
                 return ending
-            peak = max(self.store.tasks[call.path].peak_memory_bytes or 0, ending.peak_memory_bytes or 0) or None
+            peak = (
+                max(self.store.tasks[call.path].peak_memory_bytes or 0, ending.peak_memory_bytes or 0) or None
+            )
             record = self.store.change(call.path, peak_memory_bytes=peak)
             if ending.outputs is not None:
                 return self._succeed(call.path, ending.outputs)
@@ -168,7 +174,9 @@ class LeafRunner:
             key = await loop.run_in_executor(self._threads, self._key, call, container)
         place = self.folder(call.path)
         if key and first:
-            values = await loop.run_in_executor(self._threads, self._look_up, key, place / "cached" / "outputs")
+            values = await loop.run_in_executor(
+                self._threads, self._look_up, key, place / "cached" / "outputs"
+            )
             if values:
                 return self._succeed(call.path, values, cached=True)
         number = self.store.tasks[call.path].attempts + 1
@@ -187,7 +195,10 @@ class LeafRunner:
         options = self.pipeline.platform_options(call.task.component["executorLabel"])
         placeholders = self.facts.placeholders(call.task.display_name, call.path)
         extra = dict(self.settings.environment)
-        extra |= {item["name"]: fill(item.get("value", ""), call.inputs, placeholders) for item in container.get("env", [])}
+        extra |= {
+            item["name"]: fill(item.get("value", ""), call.inputs, placeholders)
+            for item in container.get("env", [])
+        }
         for entry in options.get("secretAsEnv", []):
             name = _reference(entry, "secretName", call)
             extra |= environment_from(entry, "secret", name, self.settings.secrets)

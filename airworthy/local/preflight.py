@@ -52,7 +52,9 @@ _REFUSED_OPTIONS = {
 }
 
 
-def check_pipeline(pipeline: Pipeline, environments: Environments, secrets: LocalValues, maps: LocalValues) -> None:
+def check_pipeline(
+    pipeline: Pipeline, environments: Environments, secrets: LocalValues, maps: LocalValues
+) -> None:
     """Refuses a pipeline that this engine would not run as its author means it.
 
     Raises:
@@ -96,7 +98,9 @@ def check_arguments(pipeline: Pipeline, arguments: Mapping[str, Any]) -> Values:
         if arguments.get(name) is None and not definition.get("isOptional"):
             raise ConfigError(f"The pipeline {pipeline.name!r} needs a value for its parameter {name!r}.")
     given = {
-        name: [{"name": name, "type": spec["artifactType"], "uri": _uri(str(arguments[name])), "metadata": {}}]
+        name: [
+            {"name": name, "type": spec["artifactType"], "uri": _uri(str(arguments[name])), "metadata": {}}
+        ]
         for name, spec in artifacts.items()
         if arguments.get(name) is not None
     }
@@ -107,7 +111,11 @@ def effectless(pipeline: Pipeline, task: Task) -> tuple[str, ...]:
     """Options of a task that matter on a cluster only, in words."""
     label = task.component.get("executorLabel", "")
     resources = pipeline.executor(label).get("container", {}).get("resources", {}) if label else {}
-    options = [words for key, words in _PLATFORM_OPTIONS_WITHOUT_EFFECT.items() if key in pipeline.platform_options(label)]
+    options = [
+        words
+        for key, words in _PLATFORM_OPTIONS_WITHOUT_EFFECT.items()
+        if key in pipeline.platform_options(label)
+    ]
     if set(resources) - {"accelerator"}:
         options.insert(0, "CPU and memory requests")
     return tuple(f"{option}: no effect on this machine" for option in options)
@@ -147,7 +155,9 @@ def environment_from(entry: Spec, kind: str, name: str, values: LocalValues) -> 
     for item in entry.get("keyToEnv", []):
         value = values.get(name, {}).get(item[field])
         if value is None and not entry.get("optional"):
-            raise ConfigError(f"needs the key {item[field]!r} of the {kind} {name!r}, which the local file lacks")
+            raise ConfigError(
+                f"needs the key {item[field]!r} of the {kind} {name!r}, which the local file lacks"
+            )
         if value is not None:
             variables[item["envVar"]] = value
     return variables
@@ -245,9 +255,15 @@ def _platform_problems(options: Spec, secrets: LocalValues, maps: LocalValues) -
     for field in sorted(set(options) - _PLATFORM_OPTIONS - set(_PLATFORM_OPTIONS_WITHOUT_EFFECT)):
         yield f"{_REFUSED_OPTIONS.get(field, f'the platform option {field!r}')} is not available"
     for kind, values in (("secret", secrets), ("config map", maps)):
-        key, name_key = ("secretAsEnv", "secretName") if kind == "secret" else ("configMapAsEnv", "configMapName")
+        key, name_key = (
+            ("secretAsEnv", "secretName") if kind == "secret" else ("configMapAsEnv", "configMapName")
+        )
         for entry in options.get(key, []):
-            name = entry.get(f"{name_key}Parameter", {}).get("runtimeValue", {}).get("constant", entry.get(name_key))
+            name = (
+                entry.get(f"{name_key}Parameter", {})
+                .get("runtimeValue", {})
+                .get("constant", entry.get(name_key))
+            )
             if name is None:  # comes from a parameter: checked when the task starts
                 continue
             try:
@@ -264,7 +280,9 @@ def _argument(pipeline: str, name: str, definition: Spec, value: Any) -> Any:
             raise ValueError(f"{value!r} is text")
         value = cast(value, definition.get("parameterType", ""))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"The parameter {name!r} of the pipeline {pipeline!r} has a wrong type: {error}.") from None
+        raise ConfigError(
+            f"The parameter {name!r} of the pipeline {pipeline!r} has a wrong type: {error}."
+        ) from None
     allowed = whole_numbers(definition.get("literals", []))
     if allowed and value not in allowed:
         raise ConfigError(
@@ -276,4 +294,3 @@ def _argument(pipeline: str, name: str, definition: Spec, value: Any) -> Any:
 
 def _uri(text: str) -> str:
     return text if "://" in text else str(Path(text).absolute())
-

@@ -50,7 +50,13 @@ class Scheduler:
     """Runs the DAGs of one run; single tasks go to the leaf runner."""
 
     def __init__(
-        self, pipeline: Pipeline, store: RunStore, facts: RunFacts, leaves: LeafRunner, control: Control, tell: Listener
+        self,
+        pipeline: Pipeline,
+        store: RunStore,
+        facts: RunFacts,
+        leaves: LeafRunner,
+        control: Control,
+        tell: Listener,
     ) -> None:
         self.pipeline, self.store, self.facts = pipeline, store, facts
         self.leaves, self.control, self.tell = leaves, control, tell
@@ -155,7 +161,9 @@ class Scheduler:
 
     async def _run_loop(self, task: Task, path: str, inputs: Values, place: Place) -> Outcome:
         items = _loop_items(task, inputs)
-        limit = asyncio.Semaphore(int(task.spec.get("iteratorPolicy", {}).get("parallelismLimit", 0)) or len(items) or 1)
+        limit = asyncio.Semaphore(
+            int(task.spec.get("iteratorPolicy", {}).get("parallelismLimit", 0)) or len(items) or 1
+        )
         inner = place.inside(path, task)
 
         async def iterate(index: int, item: Values) -> Outcome:
@@ -176,7 +184,9 @@ class Scheduler:
 
     def register_iteration(self, path: str, index: int, loop: str, task: Task) -> None:
         """Adds the records of one pass of a loop."""
-        self.store.put(TaskRecord(path, str(index), f"{task.display_name} [{index}]", kind="iteration", parent=loop))
+        self.store.put(
+            TaskRecord(path, str(index), f"{task.display_name} [{index}]", kind="iteration", parent=loop)
+        )
         self.tell(Event("task_added", path, record=self.store.tasks[path]))
         self.register(task.component, f"{path}/")
 
@@ -283,7 +293,11 @@ def _dag_outputs(component: Spec, outcomes: Mapping[str, Outcome]) -> Values:
     selected = component["dag"].get("outputs", {})
     parameters: dict[str, Any] = {}
     for name, spec in selected.get("parameters", {}).items():
-        choices = spec["valueFromOneof"]["parameterSelectors"] if "valueFromOneof" in spec else [spec["valueFromParameter"]]
+        choices = (
+            spec["valueFromOneof"]["parameterSelectors"]
+            if "valueFromOneof" in spec
+            else [spec["valueFromParameter"]]
+        )
         for choice in choices:
             values = outcomes[choice["producerSubtask"]].values.parameters
             if choice["outputParameterKey"] in values:
@@ -321,11 +335,18 @@ def _loop_items(task: Task, inputs: Values) -> list[Values]:
     iterator = task.spec["parameterIterator"]
     items = iterator["items"]
     try:
-        values = cast(items["raw"] if "raw" in items else inputs.parameters.get(items["inputParameter"]), "LIST")
+        values = cast(
+            items["raw"] if "raw" in items else inputs.parameters.get(items["inputParameter"]), "LIST"
+        )
         if values is None:
             raise ValueError("it has no value")
         name = iterator["itemInput"]
-        kind = task.component.get("inputDefinitions", {}).get("parameters", {}).get(name, {}).get("parameterType", "")
+        kind = (
+            task.component.get("inputDefinitions", {})
+            .get("parameters", {})
+            .get(name, {})
+            .get("parameterType", "")
+        )
         # Text items stay as they are: a loop over ["1"] gives "1".
         return [Values({name: value if isinstance(value, str) else cast(value, kind)}) for value in values]
     except ValueError as error:
@@ -335,4 +356,3 @@ def _loop_items(task: Task, inputs: Values) -> list[Values]:
 def _for_condition(task: Task, inputs: Values) -> dict[str, Any]:
     declared = task.component.get("inputDefinitions", {}).get("parameters", {})
     return {**dict.fromkeys(declared), **inputs.parameters}
-

@@ -161,7 +161,11 @@ def complete(inputs: Values, component: Spec, task: str) -> Values:
         except ValueError as error:
             raise EngineError(f"{task}: the input {name!r} has a wrong type: {error}.") from None
     for name, definition in definitions.get("artifacts", {}).items():
-        if name not in inputs.artifacts and not definition.get("isOptional") and not name.startswith("pipelinechannel--"):
+        if (
+            name not in inputs.artifacts
+            and not definition.get("isOptional")
+            and not name.startswith("pipelinechannel--")
+        ):
             raise MissingInputError(f"{task}: the input artifact {name!r} was not produced.")
     return Values(parameters, dict(inputs.artifacts))
 

@@ -9,12 +9,13 @@ Pure: the same observations in the same order give the same judgement bit for bi
 | -------- | --------------------------------------------------------------------- | -------------- |
 | errors   | a request fails on the canary at most as probably as on stable        | 0.4 |
 | latency  | canary latency is at most (1 + max_latency_increase) x stable latency | 0.3 |
-| limit    | the canary's failure rate is at most max_error_rate                   | 0.2 |
+| limit    | alone at 100 %, the canary fails at most with max_error_rate           | 0.2 |
 | scores   | scores are distributed alike                                          | 0.1, warns |
 
-PASS needs evidence too: a fifth process (level alpha) must certify that the failure rate is below
-`max_error_rate`. Outside the statistics, ten canary failures in a row while stable works end it at once.
-The bets themselves: `airworthy.rollout.betting`.
+The limit is enforced only where there is no stable arm to compare with: an outage that hits both arms is not
+the canary's fault. PASS needs evidence too: a fifth process (level alpha) must certify that the failure rate
+is below `max_error_rate`. Outside the statistics, ten canary failures in a row while stable works end it at
+once. The bets themselves: `airworthy.rollout.betting`.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class Judge:
             self._compare_answers(seen, canary)
         if canary and seen.result != "rejected":
             self._below.observe(seen.failed)
-            self._above.observe(seen.failed)
+            if seen.share == 1.0:
+                self._above.observe(seen.failed)
         if canary:
             self._canary_run = self._canary_run + 1 if bad else 0
         else:

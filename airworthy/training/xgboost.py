@@ -62,18 +62,29 @@ def check_params(trainer: Trainer, features: int) -> None:
     Raises:
         ConfigError: It refuses one, or doesn't know it (which it would only warn of).
     """
+    if trainer.params.get("booster", "gbtree") != "gbtree":
+        raise ConfigError("trainer.params.booster: must be gbtree")
+    problem = _refusal(trainer.params, features)
+    if problem:
+        culprits = [name for name, value in trainer.params.items() if _refusal({name: value}, features)]
+        raise ConfigError(f"{'.'.join(['trainer.params', *culprits[:1]])}: XGBoost refuses it: {problem}")
+
+
+def _refusal(params: Params, features: int) -> str | None:
+    """What XGBoost says against parameters; None when it takes them."""
     import xgboost
 
-    if trainer.params.get("booster", "gbtree") != "gbtree":
-        raise ConfigError("trainer.params: booster must be gbtree")
+    said: list[str] = []
     rows = np.arange(8 * features, dtype=np.float32).reshape(8, features)
-    params: Params = {**trainer.params, "objective": "binary:logistic", "tree_method": "hist", "nthread": 1}
+    ours: Params = {"objective": "binary:logistic", "tree_method": "hist", "nthread": 1}
     try:
-        with _warnings_as(_refuse_unused):
-            matrix = xgboost.QuantileDMatrix(rows, np.arange(8) % 2, max_bin=_max_bin(trainer))
-            xgboost.train(params, matrix, 1)
+        with _warnings_as(said.append):
+            matrix = xgboost.QuantileDMatrix(rows, np.arange(8) % 2, max_bin=_max_bin(params))
+            xgboost.train({**params, **ours}, matrix, 1)
     except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
-        raise ConfigError(f"trainer.params: XGBoost refuses them: {_first_line(error)}") from None
+        return _first_line(error)
+    unknown = [text for text in said if "are not used" in text]
+    return "there is no such parameter" if unknown else None
 
 
 def fit(trainer: Trainer, features: Sequence[Feature], train: Window, tune: Window, device: str) -> Fitted:
@@ -101,7 +112,7 @@ def fit(trainer: Trainer, features: Sequence[Feature], train: Window, tune: Wind
     history: dict[str, dict[str, list[float]]] = {}
     try:
         with _warnings_as(_log.warning):
-            bins = _max_bin(trainer)
+            bins = _max_bin(trainer.params)
             fitting = _quantile_matrix(train, encoder, bins)
             tuning = _quantile_matrix(tune, encoder, bins, fitting)
             booster = xgboost.train(
@@ -151,12 +162,9 @@ def _quantile_matrix(
     return xgboost.QuantileDMatrix(Batches(), ref=reference, max_bin=max_bin, enable_categorical=True)
 
 
-def _max_bin(trainer: Trainer) -> int:
+def _max_bin(params: Params) -> int:
     """Histogram bins; matrix and training must agree on them."""
-    try:
-        return int(trainer.params.get("max_bin", 256))
-    except ValueError:
-        raise ConfigError("trainer.params.max_bin: must be a whole number") from None
+    return int(params.get("max_bin", 256))
 
 
 @contextmanager
@@ -167,12 +175,6 @@ def _warnings_as(receive: Callable[[str], Any]) -> Iterator[None]:
         yield
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         receive(text)
-
-
-def _refuse_unused(text: str) -> None:
-    if "are not used" in text:
-        names = text.split("Parameters:")[-1].split("are not used")[0].strip(" {}\n")
-        raise ConfigError(f"trainer.params: XGBoost knows no {names}")
 
 
 def _first_line(error: Exception) -> str:

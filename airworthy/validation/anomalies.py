@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airworthy.model_spec import Validation
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 TYPE_WORDS = {1: "text", 2: "whole numbers", 3: "numbers"}  # schema_pb2.FeatureType: BYTES, INT, FLOAT
 SHOWN_VALUES = 8
+SHOWN_CHARACTERS = 120
 
 # TFDV says "the shape is gone" beside every missing value; the missing value itself is the news.
 _ECHOES = {"INVALID_FEATURE_SHAPE": {"FEATURE_TYPE_LOW_FRACTION_PRESENT", "FEATURE_TYPE_NOT_PRESENT"}}
@@ -94,8 +97,9 @@ def comparisons(
         name = ".".join(info.path.step)
         for kind, measurements in (("SKEW", info.skew_measurements), ("DRIFT", info.drift_measurements)):
             for measurement in measurements:
-                metrics[f"{kind.lower()}.{name}"] = measurement.value
-                if measurement.value > measurement.threshold:
+                if math.isfinite(measurement.value):
+                    metrics[f"{kind.lower()}.{name}"] = measurement.value
+                if not measurement.value <= measurement.threshold:  # NaN can't be called similar
                     example = _largest_change(anomalies.anomaly_info[name], kind)
                     found.append(_compared(kind, name, measurement, example))
     for name, info in anomalies.anomaly_info.items():
@@ -139,9 +143,9 @@ def _wording(kind: str, text: str, schema: schema_pb2.Schema, feature: Any, colu
     if kind == "ENUM_TYPE_UNEXPECTED_STRING_VALUES":
         mass = feature.distribution_constraints.min_domain_mass
         allowed = f" in at least {mass:.0%} of rows" if feature.HasField("distribution_constraints") else ""
-        return f"one of {_listed(_domain(schema, feature))}{allowed}", text.removeprefix(
-            "Examples contain values missing from the schema: "
-        ).rstrip(". ") or "other values"
+        values = text.removeprefix("Examples contain values missing from the schema: ").rstrip(". ")
+        observed = textwrap.shorten(values, SHOWN_CHARACTERS, placeholder=" …")
+        return f"one of {_listed(_domain(schema, feature))}{allowed}", observed
     low, high = _limits(feature)
     if kind in ("FLOAT_TYPE_BIG_FLOAT", "INT_TYPE_BIG_INT", "BOOL_TYPE_BIG_INT") and column is not None:
         return f"at most {high:g}", f"a maximum of {column.num_stats.max:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ def window_statistics(
         window: A window with at least one row.
         batch_rows: Rows per batch.
     """
+    import numpy as np
     import tensorflow_data_validation as tfdv
     from tensorflow_data_validation.statistics import stats_impl
     from tfx_bsl.arrow import table_util
@@ -43,10 +45,13 @@ def window_statistics(
     total = None
     for batch in datasets.iter_batches(window.path, window.measured_columns, batch_rows):
         ready = table_util.CanonicalizeRecordBatch(canonical(batch, numbers, window.info.label))
-        part = stats_impl.generate_partial_statistics_in_memory(ready, options, generators)
-        if total is not None:
-            pairs = zip(generators, total, part, strict=True)
-            part = [generator.merge_accumulators([old, new]) for generator, old, new in pairs]
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # absurdly large values: their variance is infinite
+            part = stats_impl.generate_partial_statistics_in_memory(ready, options, generators)
+            if total is not None:
+                pairs = zip(generators, total, part, strict=True)
+                part = [generator.merge_accumulators([old, new]) for generator, old, new in pairs]
         total = part
     statistics = stats_impl.extract_statistics_output(total, generators)
     statistics.datasets[0].name = window.name
@@ -159,8 +164,8 @@ def summarize(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[s
 
     Every feature has `type` (`number`, `integer`, `text`), `count` (values) and `missing` (share of rows, 0
     to 1). Numbers add `mean`, `std`, `min`, `median`, `max`, `zeros` (share of values) and `histogram` (list
-    of [low, high, rows], ten equally wide bins); text adds `unique` and `top` (list of [value, rows], at most
-    ten).
+    of [low, high, rows], ten equally wide bins), with None for a figure that is not finite; text adds
+    `unique` and `top` (list of [value, rows], at most ten).
     """
     from tensorflow_metadata.proto.v0 import statistics_pb2
 
@@ -196,6 +201,7 @@ def _numbers(part: Any) -> dict[str, Any]:
         "max": part.max,
         "zeros": part.num_zeros / part.common_stats.num_non_missing,
     }
+    figures = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     standard = [h for h in part.histograms if h.type == statistics_pb2.Histogram.STANDARD]
     if standard:
         figures["histogram"] = [[b.low_value, b.high_value, b.sample_count] for b in standard[0].buckets]

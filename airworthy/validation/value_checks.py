@@ -187,8 +187,11 @@ def _check_label_times(window: Window) -> list[Finding]:
 
     known_at, time, info = window.info.label_known_at, window.info.time, window.info
     arrow_type = window.types.get(known_at) if known_at else None
-    if known_at is None or arrow_type is None or not types.is_timestamp(arrow_type):
+    if known_at is None or arrow_type is None:
         return []
+    if not types.is_timestamp(arrow_type):
+        example = window.first(known_at, pc.is_valid)
+        return [window.finding(known_at, "WRONG_TYPE", "times", f"type {arrow_type}", example)]
     if arrow_type != window.types.get(time):
         return []
     count, example = 0, ""

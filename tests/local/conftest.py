@@ -36,4 +36,3 @@ def run(compiled: Callable[[Any], Path], tmp_path: Path) -> Callable[..., RunRes
         return run_pipeline(compiled(function), arguments or {}, **options)
 
     return run_
-

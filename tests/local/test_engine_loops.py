@@ -29,7 +29,11 @@ def static_items():
 
 def test_static_list(run):
     result = run(static_items)
-    assert [result.tasks[f"for-loop-2/{i}/number"].outputs["parameters"]["Output"] for i in range(3)] == [1, 2, 3]
+    assert [result.tasks[f"for-loop-2/{i}/number"].outputs["parameters"]["Output"] for i in range(3)] == [
+        1,
+        2,
+        3,
+    ]
 
 
 @dsl.pipeline
@@ -85,7 +89,10 @@ def fields_of_output():
 
 def test_fields_of_items_from_a_task(run):
     result = run(fields_of_output)
-    assert [r.outputs["parameters"]["Output"] for r in result.tasks.values() if r.name == "number"] == [10, 20]
+    assert [r.outputs["parameters"]["Output"] for r in result.tasks.values() if r.name == "number"] == [
+        10,
+        20,
+    ]
 
 
 @dsl.pipeline
@@ -232,7 +239,10 @@ def loop_over_artifacts():
 
 def test_loop_over_collected_artifacts(run):
     result = run(loop_over_artifacts)
-    assert [r.outputs["parameters"]["Output"] for r in result.tasks.values() if r.name == "read"] == ["a", "b"]
+    assert [r.outputs["parameters"]["Output"] for r in result.tasks.values() if r.name == "read"] == [
+        "a",
+        "b",
+    ]
 
 
 @dsl.pipeline

@@ -85,9 +85,7 @@ def secretive(vault: str = "vault"):
 def test_secrets_and_config_maps_come_from_local_files(run, tmp_path):
     (tmp_path / "secrets.yaml").write_text("vault: {token: sesame}")
     (tmp_path / "maps.yaml").write_text("settings: {mode: fast}")
-    result = run(
-        secretive, secrets_file=tmp_path / "secrets.yaml", config_maps_file=tmp_path / "maps.yaml"
-    )
+    result = run(secretive, secrets_file=tmp_path / "secrets.yaml", config_maps_file=tmp_path / "maps.yaml")
     assert output(result, "variable") == "sesame"
     assert output(result, "variable-2") == "fast"
     recorded = (result.directory / "run.json").read_text() + (result.directory / "pipeline.yaml").read_text()

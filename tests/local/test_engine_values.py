@@ -27,7 +27,12 @@ from tests.local.results import output
 
 @dsl.pipeline
 def kinds(
-    whole: int = 2, share: float = 1, word: str = "w", flag: bool = True, items: list = [1, 2.5], table: dict = {"a": 1}
+    whole: int = 2,
+    share: float = 1,
+    word: str = "w",
+    flag: bool = True,
+    items: list = [1, 2.5],
+    table: dict = {"a": 1},
 ):
     number(value=whole)
     real(value=share)

@@ -76,7 +76,9 @@ def write(path: Path, columns: dict[str, Any], first_day: int, days: int, **chan
     n = len(columns["row_id"])
     start = START + timedelta(days=first_day)
     times = [start + timedelta(days=days) * (i / max(n, 1)) for i in range(n)]
-    table = pa.table({**columns, "event_timestamp": times, "known_at": times})
+    silent = [name for name, values in columns.items() if values and all(v is None for v in values)]
+    typed = {name: pa.array(columns[name], pa.string()) for name in silent}
+    table = pa.table({**columns, **typed, "event_timestamp": times, "known_at": times})
     options: dict[str, Any] = {
         "name": path.name,
         "features": FEATURES,

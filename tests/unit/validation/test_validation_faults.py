@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -299,3 +300,25 @@ def test_several_faults_are_all_told_blocking_ones_first(check: Check) -> None:
     done = check(test=change)
     assert [f.severity for f in done.result.findings] == ["block", "block", "warn"]
     assert done.kinds == {"DUPLICATE_IDS", "ENUM_TYPE_UNEXPECTED_STRING_VALUES", "SKEW"}
+
+
+def test_a_flood_of_new_categories_stays_readable(check: Check) -> None:
+    done = check(test=lambda table: replaced(table, "dest", [f"X{i:04}" for i in range(len(table))]))
+    finding = done.find("ENUM_TYPE_UNEXPECTED_STRING_VALUES")
+    assert finding.observed.endswith("…")
+    assert len(finding.sentence) < 300
+
+
+def test_absurdly_large_numbers_are_no_accident(check: Check) -> None:
+    done = check(test=put("temp", 1.7e308, rows=1500))
+    assert done.find("SKEW").feature == "temp"
+    figures = json.loads((done.statistics / "statistics.json").read_text())["windows"]["test"]["features"]
+    assert figures["temp"]["mean"] is None
+    assert figures["temp"]["max"] == 1.7e308
+
+
+def test_times_that_are_none_block(check: Check) -> None:
+    done = check(train=lambda table: replaced(table, "landed", ["noon"] * len(table)))
+    assert done.find("WRONG_TYPE").sentence == (
+        "train window, landed: expected times, found type string, for example 'noon' in row UA-0-0"
+    )
