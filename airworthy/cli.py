@@ -172,19 +172,16 @@ def runs(limit: Annotated[int, typer.Option(min=1, help="How many, newest first.
     if not found:
         out.print("no runs yet; start one with `airworthy demo` or `airworthy run --model …`")
         return
-    table = Table("run", "state", "started", "took", "report", box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("run", "state", "started", "took"):
+        table.add_column(column, no_wrap=True)
     for result in found:
-        page = result.directory / "report.html"
-        table.add_row(
-            result.run_id,
-            _coloured(result.state),
-            _clock(result.started),
-            _duration(result.started, result.ended),
-            _short(page) if page.exists() else "",
-        )
+        took = _duration(result.started, result.ended)
+        table.add_row(result.run_id, _coloured(result.state), _clock(result.started), took)
     out.print(table)
+    out.print(f"\nreports: {_short(home() / 'runs')}/RUN/report.html", soft_wrap=True)
     if any(r.state == "RUNNING" for r in found):
-        out.print("\na run whose engine died shows as running; go on with it: airworthy run --resume RUN")
+        out.print("a run whose engine died shows as running; go on with it: airworthy run --resume RUN")
 
 
 @app.command()

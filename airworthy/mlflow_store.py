@@ -40,7 +40,7 @@ def ensure_store(uri: str | None = None) -> str:
     uri = uri or tracking_uri()
     database = sqlite_file(uri)
     if database is not None:
-        _migrate_once(uri, database)
+        _migrate_once(database)
     return uri
 
 
@@ -79,27 +79,41 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _migrate_once(uri: str, database: Path) -> None:
+def _migrate_once(database: Path) -> None:
     import mlflow.version
 
     stamp = database.with_name(database.name + ".schema")
     if _stamped(stamp, database, mlflow.version.VERSION):
         return
-    from mlflow.store.db import utils
-
     with file_lock(database.with_name(database.name + ".lock")):
         if _stamped(stamp, database, mlflow.version.VERSION):
             return
         try:
-            engine = utils.create_sqlalchemy_engine_with_retry(uri)
-            if not utils._all_tables_exist(engine):
-                utils._initialize_tables(engine)
-            else:
-                utils._upgrade_db(engine)
-            engine.dispose()
+            if database.exists():
+                _migrate(database)
+            else:  # made under another name: a process killed half-way leaves no half database
+                temporary = database.with_name(database.name + ".incomplete")
+                temporary.unlink(missing_ok=True)
+                _migrate(temporary)
+                temporary.replace(database)
         except Exception as error:
-            raise RegistryError(f"{database}: the MLflow database can't be prepared: {error}") from error
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RegistryError(f"{database}: the MLflow database can't be prepared: {first}") from error
         stamp.write_text(mlflow.version.VERSION)
+
+
+def _migrate(database: Path) -> None:
+    """What `mlflow db upgrade` does, tables of an empty database included."""
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine_with_retry(f"{SQLITE}{database}")
+    try:
+        if utils._all_tables_exist(engine):
+            utils._upgrade_db(engine)
+        else:
+            utils._initialize_tables(engine)
+    finally:
+        engine.dispose()
 
 
 def _stamped(stamp: Path, database: Path, version: str) -> bool:

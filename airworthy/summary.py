@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from airworthy.outcome import Outcome, artifact, release_outcome, task
+from airworthy.reports import number
 from airworthy.verdict import Check, Verdict, read_verdict
 
 if TYPE_CHECKING:
@@ -84,11 +85,8 @@ def _print_verdict(verdict: Verdict, out: Console) -> None:
 
 def _numbers(check: Check) -> tuple[str, str, str]:
     interval = f"[{check.interval[0]:.4g}, {check.interval[1]:.4g}]" if check.interval else ""
-    return _number(check.observed), _number(check.threshold), escape(interval)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    observed, limit = ("" if value is None else number(value) for value in (check.observed, check.threshold))
+    return observed, limit, escape(interval)
 
 
 def _mark(check: Check) -> str:

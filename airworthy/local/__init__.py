@@ -1,4 +1,4 @@
-"""The local engine: runs a compiled KFP v2 pipeline on this machine, one interpreter per image, no containers.
+"""The local engine: runs a compiled KFP v2 pipeline on this machine, one interpreter per image.
 
 Names are loaded on first use, so that importing this package stays cheap.
 """

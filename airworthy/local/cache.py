@@ -72,7 +72,7 @@ class Cache:
             (temporary / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
             # Another run may have stored the same result meanwhile; either is right.
             if not (self.root / key).exists():
-                os.rename(temporary, self.root / key)
+                temporary.rename(self.root / key)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -139,7 +139,7 @@ def _file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _digest_of_version(path: str, _inode: int, _size: int, _modified: int, _changed: int) -> str:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -161,7 +161,7 @@ def _discard(entry: Path) -> None:
     """Removes an entry at once for other engines: renamed first, then deleted."""
     doomed = Path(tempfile.mkdtemp(prefix=".old-", dir=entry.parent))
     try:
-        os.rename(entry, doomed / "entry")
+        entry.rename(doomed / "entry")
     except FileNotFoundError:  # another engine was faster
         logger.debug("%s was removed meanwhile", entry)
     shutil.rmtree(doomed, ignore_errors=True)

@@ -50,7 +50,7 @@ def run_pipeline(
 ) -> RunResult:
     """Runs a compiled pipeline, and returns when it has ended.
 
-    Ctrl-C or SIGTERM cancels: running tasks are killed, exit handlers still run; a second one kills those too.
+    Ctrl-C or SIGTERM cancels: running tasks are killed, exit handlers still run; a second one kills those.
 
     Args:
         yaml_path: The compiled pipeline. When resuming it may be the copy in the run's directory.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -45,7 +44,7 @@ class Environments:
         """The interpreter of an image; its environment is made first if it is missing or out of date.
 
         Args:
-            image: As in the compiled pipeline: `airworthy/data:dev`, `registry/team/airworthy-data@sha256:...`.
+            image: As in the compiled pipeline: `airworthy/data:dev`, `registry/airworthy-data@sha256:...`.
 
         Raises:
             ConfigError: No image of that name is known.

@@ -151,7 +151,7 @@ class Attempt:
 def child_environment(
     python: Path, home: Path, run_directory: Path, extra: Mapping[str, str]
 ) -> dict[str, str]:
-    """Variables of a task's process: the engine's own, the image's interpreter first on the path, then `extra`."""
+    """Variables of a task's process: the engine's, then `extra`, the interpreter first on the path."""
     environment = {name: value for name, value in os.environ.items() if name not in _DROPPED}
     environment |= _SETTINGS | {"AIRWORTHY_HOME": str(home), RUN_VARIABLE: str(run_directory)}
     environment |= extra

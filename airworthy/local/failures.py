@@ -20,7 +20,7 @@ def explain(log: Path, returncode: int | None) -> tuple[str, str]:
         returncode: Exit code of its process; 128 + n for signal n, None if it is unknown.
 
     Returns:
-        The exception's class (bare for Airworthy's own, else with its module, empty if there was no exception)
+        The exception's class (bare for Airworthy's own, else with its module, empty without an exception)
         and its text; for Airworthy's own errors the text alone, which is a sentence for the user.
     """
     lines = _tail(log)

@@ -1,6 +1,6 @@
 """Runs one command and never lets any process of it outlive the engine.
 
-Started as a script with nothing but the standard library (`python -I -S guard.py RESULT TMPDIR GRACE COMMAND...`),
+Started as a script (`python -I -S guard.py RESULT TMPDIR GRACE COMMAND...`) with as few imports as can be,
 because it starts once per task. Its standard input is a pipe from the engine: when that closes, because the
 engine asks for it or because it is gone, the command and everything that it started is killed. The same
 happens to whatever the command leaves behind when it ends, as in a container.
@@ -8,6 +8,9 @@ happens to whatever the command leaves behind when it ends, as in a container.
 On Linux orphans are re-parented to the guard (PR_SET_CHILD_SUBREAPER), so that a process that made a session
 of its own is found as well; elsewhere the command's process group is killed.
 """
+
+# pathlib alone would double the time to start; no shell is wanted.
+# ruff: noqa: PTH105, PTH106, PTH108, PTH112, PTH114, PTH118, PTH123, PTH208, S606
 
 import os
 import select
@@ -54,7 +57,8 @@ class _State:
     """What is known about the command."""
 
     def __init__(self, child: int) -> None:
-        self.child, self.code, self.peak, self.stopped, self.empty = child, None, 0, False, False
+        self.child, self.peak, self.stopped, self.empty = child, 0, False, False
+        self.code: int | None = None
 
     def reap(self) -> None:
         """Collects ended processes, without waiting."""

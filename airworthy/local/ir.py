@@ -122,7 +122,7 @@ def load_pipeline(path: Path) -> Pipeline:
     """Reads a compiled pipeline.
 
     Args:
-        path: The YAML that `kfp.compiler.Compiler().compile` wrote; a second document may hold platform options.
+        path: The YAML that the KFP compiler wrote; a second document may hold platform options.
 
     Raises:
         ConfigError: The file is missing, not YAML, or not a KFP v2 pipeline.

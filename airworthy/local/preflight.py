@@ -25,7 +25,8 @@ _TASK_FIELDS = {
 _COMPONENT_FIELDS = {"inputDefinitions", "outputDefinitions", "dag", "executorLabel"}
 _CONTAINER_FIELDS = {"image", "command", "args", "env", "resources"}
 _SPEC_FIELDS = {
-    "components", "defaultPipelineRoot", "deploymentSpec", "pipelineInfo", "root", "schemaVersion", "sdkVersion",
+    "components", "defaultPipelineRoot", "deploymentSpec", "pipelineInfo", "root", "schemaVersion",
+    "sdkVersion",
 }  # fmt: skip
 _IMPORTER_FIELDS = {"artifactUri", "typeSchema", "metadata", "reimport"}
 _PIPELINE_OPTIONS = {"activeDeadlineSeconds"}
@@ -193,7 +194,7 @@ def _task_problems(
             yield str(error).rstrip(".")
     if task.is_dag:
         if "retryPolicy" in task.spec:
-            yield "a retry of a whole sub-pipeline (set_retry on a pipeline) is not available; set it on its tasks"
+            yield "a retry of a whole sub-pipeline (set_retry) is not available; set it on its tasks"
         return
     label = task.component["executorLabel"]
     yield from _executor_problems(pipeline.executor(label), task, environments)
@@ -233,7 +234,7 @@ def _executor_problems(executor: Spec, task: Task, environments: Environments) -
         yield f"creating and deleting volumes ({image.partition('/')[2]}) is not available"
         return
     if not is_python_component(container):
-        yield "container components (dsl.container_component) and containerized Python components are not available"
+        yield "container components and containerized Python components are not available"
         return
     if installs_packages(container):
         yield (

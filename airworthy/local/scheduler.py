@@ -260,8 +260,8 @@ class Scheduler:
 def _inherited(task: Task, inputs: Values, scope: Values) -> Values:
     """Adds the channels of the enclosing DAG for branches, loops and exit handlers.
 
-    The compiler doesn't pass the item of a static loop on to groups nested inside it. Channel names are unique
-    within one pipeline, so the search ends where a nested pipeline begins.
+    The compiler doesn't pass the item of a static loop on to groups nested inside it. Channel names are
+    unique within one pipeline, so the search ends where a nested pipeline begins.
     """
     if not task.component_name.startswith(("comp-for-loop", "comp-condition", "comp-exit-handler")):
         return inputs

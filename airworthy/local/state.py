@@ -1,4 +1,4 @@
-"""What is kept about a run: `run.json`, rewritten as a whole at every change, and what readers get from it."""
+"""What is kept about a run: `run.json`, rewritten as a whole at every change, and how it is read."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def load_run(home: Path, run_id: str) -> RunResult:
 
 
 def list_runs(home: Path) -> list[RunResult]:
-    """All runs of a state directory, the newest first; directories without a readable run.json are left out."""
+    """All runs of a state directory, the newest first, without those whose run.json can't be read."""
     results = []
     for file in (home / "runs").glob("*/run.json"):
         try:
@@ -200,7 +200,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes a file under a temporary name and renames it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 @contextmanager
@@ -210,13 +210,14 @@ def hold(directory: Path) -> Iterator[None]:
     Raises:
         EngineError: Another engine holds the run.
     """
-    with open(directory / "engine.lock", "a+", encoding="utf-8") as file:
+    with (directory / "engine.lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
+            holder = file.read().strip() or "unknown"
             raise EngineError(
-                f"The run {directory.name!r} is held by another engine (process {file.read().strip() or 'unknown'})."
+                f"The run {directory.name!r} is held by another engine (process {holder})."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -89,15 +89,19 @@ def cast(value: Any, kind: str) -> Any:
     word, types = _WORDS[kind]
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "BOOLEAN"):
         raise ValueError(f"{_short(value)} is not a {word}")
-    if kind == "NUMBER_INTEGER":
-        if not float(value).is_integer():
-            raise ValueError(f"{_short(value)} is not a {word}")
-        return int(value)
-    return float(value) if kind == "NUMBER_DOUBLE" else value
+    if kind in ("NUMBER_INTEGER", "NUMBER_DOUBLE"):
+        return _number(value, whole=kind == "NUMBER_INTEGER")
+    return value
+
+
+def _number(value: Any, *, whole: bool) -> int | float:
+    if whole and not float(value).is_integer():
+        raise ValueError(f"{_short(value)} is not a whole number")
+    return int(value) if whole else float(value)
 
 
 def select(value: Any, selector: str) -> Any:
-    """Applies the selector that the compiler writes for fields of loop items: `parseJson(string_value)["a"]`."""
+    """Applies the compiler's selector for fields of loop items: `parseJson(string_value)["a"]`."""
     match = _SELECTOR.fullmatch(selector)
     if not match:
         raise EngineError(f"The selector {selector!r} is not known to this engine.")

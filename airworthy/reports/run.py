@@ -39,7 +39,7 @@ def write_run_page(result: RunResult) -> Path:
             }
         )
         + section("Graph", graph(pipeline, result.tasks))
-        + section("Time", gantt(leaves, result))
+        + section("Time", gantt(leaves))
         + section("Steps", _steps(leaves, result))
         + section("Pages", _links(pages), note="What the steps themselves have to show.")
         + section("Metrics", _metrics(leaves))
@@ -67,7 +67,7 @@ def graph(pipeline: Pipeline, records: Mapping[str, TaskRecord]) -> str:
     columns: dict[int, list[str]] = {}
     for path, column in depth.items():
         columns.setdefault(column, []).append(path)
-    width, height, gap_x, gap_y = 150, 40, 34, 14
+    width, height, gap_x, gap_y = 132, 40, 18, 14
     rows = max((len(paths) for paths in columns.values()), default=1)
     place = {
         path: (
@@ -99,8 +99,8 @@ def graph(pipeline: Pipeline, records: Mapping[str, TaskRecord]) -> str:
     total = 8 + (max(columns, default=0) + 1) * (width + gap_x) - gap_x
     tall = 8 + rows * (height + gap_y) - gap_y
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Graph"><svg width="{total}" height="{tall}" '
-        f'viewBox="0 0 {total} {tall}" style="max-width:none" role="img" aria-label="Steps and what they wait for">'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Graph"><svg viewBox="0 0 {total} {tall}" '
+        f'style="min-width:{total * 0.8:.0f}px" role="img" aria-label="Steps and what they wait for">'
         f"{''.join(parts)}</svg></div>"
     )
 
@@ -126,14 +126,14 @@ def leaf_dependencies(pipeline: Pipeline) -> dict[str, list[str]]:
     return found
 
 
-def gantt(records: Mapping[str, TaskRecord], result: RunResult) -> str:
+def gantt(records: Mapping[str, TaskRecord]) -> str:
     """One bar per step on the run's time axis."""
     ran = [r for r in records.values() if r.started is not None and r.ended is not None]
-    if not ran or result.started is None:
+    if not ran:
         return '<p class="note">No step has run.</p>'
-    begin = result.started
+    begin = min(r.started or 0.0 for r in ran)
     span = max(max(r.ended or begin for r in ran) - begin, 0.001)
-    label, width, row = 230, 720, 22
+    label, width, row = 230, 700, 22
     parts = []
     for index, record in enumerate(sorted(ran, key=lambda r: r.started or 0)):
         start, end = (record.started or begin) - begin, (record.ended or begin) - begin
@@ -142,12 +142,12 @@ def gantt(records: Mapping[str, TaskRecord], result: RunResult) -> str:
         parts.append(
             f'<text class="label" x="{label - 8}" y="{y + 13}" text-anchor="end">{escape(record.display_name)}</text>'
             f'<rect class="{css}" x="{x:.1f}" y="{y + 2}" width="{max((end - start) / span * width, 2):.1f}" '
-            f'height="14" rx="2"/><text x="{min(x + (end - start) / span * width + 5, label + width):.1f}" '
+            f'height="14" rx="2"/><text x="{x + (end - start) / span * width + 5:.1f}" '
             f'y="{y + 13}">{end - start:.1f} s{" (cache)" if record.cached else ""}</text>'
         )
     tall = len(ran) * row + 8
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Time"><svg viewBox="0 0 {label + width + 70} '
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Time"><svg viewBox="0 0 {label + width + 110} '
         f'{tall}" style="min-width:640px" role="img" aria-label="When each step ran">{"".join(parts)}</svg></div>'
     )
 
@@ -178,10 +178,11 @@ def _copy_pages(result: RunResult) -> dict[str, Path]:
     for record in result.tasks.values():
         for name, artifact in _artifacts(record):
             source = Path(artifact["uri"])
-            if artifact["type"] not in VIEWABLE or not source.is_file():
+            suffix = VIEWABLE.get(_type(artifact))
+            if suffix is None or not source.is_file():
                 continue
             folder.mkdir(exist_ok=True)
-            target = folder / f"{record.name}-{name}{VIEWABLE[artifact['type']]}"
+            target = folder / f"{record.name}-{name}{suffix}"
             shutil.copyfile(source, target)
             pages[f"{record.display_name}: {name}"] = target
     return pages
@@ -193,6 +194,11 @@ def _artifacts(record: TaskRecord) -> list[tuple[str, Mapping[str, Any]]]:
         return []
     found = record.outputs.get("artifacts", {})
     return [(name, artifact) for name, artifacts in found.items() for artifact in artifacts]
+
+
+def _type(artifact: Mapping[str, Any]) -> str:
+    kind = artifact["type"]
+    return str(kind.get("schemaTitle", "")) if isinstance(kind, dict) else str(kind)
 
 
 def _links(pages: Mapping[str, Path]) -> str:
@@ -207,7 +213,7 @@ def _metrics(leaves: Mapping[str, TaskRecord]) -> str:
     for record in leaves.values():
         for _, artifact in _artifacts(record):
             values = {k: v for k, v in artifact["metadata"].items() if isinstance(v, (int, float))}
-            if artifact["type"] == "system.Metrics" and values:
+            if _type(artifact) == "system.Metrics" and values:
                 content = table(["metric", "value"], list(values.items()))
                 parts.append(details(f"{record.display_name} ({len(values)})", content))
     return "".join(parts) or '<p class="note">No metrics.</p>'
@@ -245,7 +251,7 @@ def _closest(parents: list[str], upstream: Mapping[str, list[str]]) -> list[str]
     return [parent for parent in parents if parent not in seen]
 
 
-def _two_lines(text: str, width: int = 23) -> tuple[str, str]:
+def _two_lines(text: str, width: int = 20) -> tuple[str, str]:
     if len(text) <= width:
         return text, ""
     cut = text.rfind(" ", 0, width + 1)

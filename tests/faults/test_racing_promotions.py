@@ -130,6 +130,24 @@ def test_of_racing_promotions_exactly_one_wins_every_champion(
     assert len(registry.versions("late")) == RACERS
 
 
+def first_use(uri: str, barrier: Barrier, results: Queue) -> None:
+    barrier.wait()
+    results.put(Registry(uri).models())
+
+
+def test_first_users_of_a_new_store_do_not_break_it_or_each_other(tmp_path: Path) -> None:
+    uri, barrier, results = f"sqlite:///{tmp_path}/new/mlflow.db", PROCESSES.Barrier(4), PROCESSES.Queue()
+    processes = [
+        PROCESSES.Process(target=first_use, args=(uri, barrier, results), daemon=True) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=90) for _ in processes] == [[]] * 4
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+
+
 def promote_once(uri: str, version: str, evidence: Evidence, expected: str | None, ready: Event) -> None:
     registry = Registry(uri)
     registry.champion("late")

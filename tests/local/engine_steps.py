@@ -1,6 +1,9 @@
 """Small components that the engine's contract tests wire together."""
 
-from typing import Dict, List, NamedTuple, Optional  # noqa: UP035 - the spelling that kfp reads from sources
+# Sources that kfp carries to the steps, in the spellings that it reads.
+# ruff: noqa: UP006, UP035, UP045, PTH103, PTH123, SIM115
+
+from typing import Dict, List, NamedTuple, Optional
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Output, OutputPath, PipelineTaskFinalStatus

@@ -1,7 +1,9 @@
 """If, Elif, Else and OneOf do what the DSL says, wherever they stand."""
 
+# ruff: noqa: UP045 - the spelling that kfp reads
+
 from pathlib import Path
-from typing import Optional  # noqa: UP035 - the spelling that kfp reads
+from typing import Optional
 
 import pytest
 from kfp import dsl

@@ -1,5 +1,7 @@
 """Cached outputs: found again by content, never when anything that matters has changed."""
 
+# ruff: noqa: PTH123 - steps bring their own imports
+
 import shutil
 from pathlib import Path
 

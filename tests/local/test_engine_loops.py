@@ -1,6 +1,9 @@
 """ParallelFor and Collected."""
 
-from typing import Dict, List  # noqa: UP035 - the spelling that kfp reads
+# ruff: noqa: UP006, UP035, SIM117 - spellings that kfp reads
+
+from itertools import pairwise
+from typing import Dict, List
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input
@@ -171,7 +174,7 @@ def unlimited(path: str):
 
 def _overlaps(path) -> bool:
     spans = sorted(tuple(map(float, line.split())) for line in path.read_text().splitlines())
-    return any(first[1] > second[0] for first, second in zip(spans, spans[1:], strict=False))
+    return any(first[1] > second[0] for first, second in pairwise(spans))
 
 
 def test_parallelism_limit(run, tmp_path):

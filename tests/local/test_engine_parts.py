@@ -28,9 +28,15 @@ def _guarded(tmp_path: Path, script: str, grace: float = 1.0) -> subprocess.Pope
     )
 
 
+def _finish(process: subprocess.Popen[bytes]) -> None:
+    """Waits with the pipe open: closing it means that the engine is gone."""
+    process.wait()
+    process.communicate()
+
+
 def test_the_guard_hands_on_the_exit_code_and_cleans_up(tmp_path):
     process = _guarded(tmp_path, f"touch {tmp_path}/tmp/file; mkdir {tmp_path}/tmp/folder; exit 7")
-    process.communicate()
+    _finish(process)
     assert process.returncode == 7
     assert '"returncode": 7' in (tmp_path / "exit.json").read_text()
     assert not (tmp_path / "tmp").exists()
@@ -39,7 +45,8 @@ def test_the_guard_hands_on_the_exit_code_and_cleans_up(tmp_path):
 def test_the_guard_kills_even_what_ignores_sigterm_and_has_its_own_session(tmp_path):
     script = "trap '' TERM; setsid sleep 600 & echo $!; while :; do sleep 1; done"
     process = _guarded(tmp_path, script, grace=0.2)
-    assert process.stdout and process.stdin
+    assert process.stdout
+    assert process.stdin
     pid = int(process.stdout.readline())
     began = time.monotonic()
     process.stdin.close()
@@ -51,7 +58,7 @@ def test_the_guard_kills_even_what_ignores_sigterm_and_has_its_own_session(tmp_p
 
 def test_a_missing_program_is_an_exit_code_of_127(tmp_path):
     process = _guarded(tmp_path, "exec no-such-program")
-    process.communicate()
+    _finish(process)
     assert process.returncode == 127
 
 
@@ -64,8 +71,9 @@ def test_a_missing_program_is_an_exit_code_of_127(tmp_path):
             ("DataError", "No rows."),
         ),
         (
-            "Traceback (most recent call last):\n  File\nKeyError: 'a'\n\nDuring handling of the above exception, "
-            "another exception occurred:\n\nTraceback (most recent call last):\n  File\nmod.Odd: text\n",
+            "Traceback (most recent call last):\n  File\nKeyError: 'a'\n\nDuring handling of the above "
+            "exception, another exception occurred:\n\n"
+            "Traceback (most recent call last):\n  File\nmod.Odd: text\n",
             1,
             ("mod.Odd", "Odd: text"),
         ),

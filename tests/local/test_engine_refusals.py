@@ -1,5 +1,7 @@
 """What this engine can't run it refuses before any task starts, naming task and construct."""
 
+# ruff: noqa: UP045 - the spelling that kfp reads
+
 import re
 from typing import Optional
 

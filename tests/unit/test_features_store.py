@@ -190,7 +190,7 @@ cities = st.sampled_from(["A", "B"])
 
 def test_asof_equals_brute_force() -> None:
     """Hundreds of small tables: ties, null keys, null creation times, rows right at the ends of the ttl."""
-    from airworthy.feast_store import asof
+    from airworthy.asof import asof
 
     @settings(max_examples=300, deadline=None)
     @given(
@@ -327,7 +327,7 @@ def test_full_names_view_without_keys_and_text_times(shops: Shops) -> None:
 
 def test_times_finer_than_microseconds_never_leak() -> None:
     """A row known 1 ns after the decision is not used, though both are the same microsecond."""
-    from airworthy.feast_store import asof
+    from airworthy.asof import asof
 
     known = pl.Series(np.array([1_000_000_001], dtype="int64")).cast(pl.Datetime("ns", "UTC"))
     decided = pl.Series(np.array([1_000_000_000], dtype="int64")).cast(pl.Datetime("ns", "UTC"))
