@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import airworthy
-from airworthy.errors import ConfigError, EngineError, MissingCapabilityError
+from airworthy.errors import AirworthyError, ConfigError, EngineError, MissingCapabilityError
 from airworthy.local.state import write_atomically
 
 STAMP = "airworthy-lock"
@@ -53,7 +53,10 @@ class Environments:
         """
         if image_name(image) in self.overrides or image in self.overrides:
             return Path(self.overrides.get(image) or self.overrides[image_name(image)])
-        group = self.group_of(image)
+        return self.python_of_group(self.group_of(image))
+
+    def python_of_group(self, group: str) -> Path:
+        """The interpreter of a dependency group's environment, made first if it is missing or out of date."""
         folder = self.home / "envs" / group
         with _exclusive(self.home / "envs" / f".{group}.lock"):
             if _read(folder / STAMP) != _stamp(group):
@@ -72,6 +75,14 @@ class Environments:
             raise ConfigError(f"The image {image!r} is not known here; known are {', '.join(sorted(known))}.")
         cuda = f"{known[name]}-gpu"
         return cuda if _lock_file(cuda).is_file() and gpu_present() else known[name]
+
+    def states(self) -> dict[str, str]:
+        """Each image's group: `ready`, `out of date` or `missing`."""
+        found = {}
+        for group in sorted({self.group_of(image) for image in _images()}):
+            stamp = _read(self.home / "envs" / group / STAMP)
+            found[group] = "ready" if stamp == _stamp(group) else "out of date" if stamp else "missing"
+        return found
 
     def check(self, image: str) -> None:
         """Raises ConfigError if `python_for` would not know the image; creates nothing."""
@@ -177,7 +188,7 @@ def _uv() -> str:
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if not found:
         raise MissingCapabilityError(
-            "uv is needed to make a step's environment and is not on the PATH; run `make setup`."
+            "uv is needed to make a step's environment and is not on the PATH; `pip install uv`."
         )
     return found
 
@@ -201,3 +212,20 @@ def _exclusive(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def main(groups: Sequence[str]) -> int:
+    """Make environments by name: `python -m airworthy.local.environments engine`. Needs the standard library only."""
+    home = Path(os.environ.get("AIRWORTHY_HOME", ".airworthy")).absolute()
+    environments = Environments(home, say=lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
+    try:
+        for group in groups:
+            environments.python_of_group(group)
+    except AirworthyError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
