@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export AIRWORTHY_HOME ?= $(CURDIR)/.airworthy
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,22 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
+@contextmanager
+def store_errors(action: str) -> Iterator[None]:
+    """MLflow's errors as one sentence of ours.
+
+    Args:
+        action: What could not be done, as in "the model registry could not …".
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RegistryError(f"the model registry could not {action}: {first}") from error
+
+
 def _migrate_once(database: Path) -> None:
     import mlflow.version
 
@@ -106,6 +123,7 @@ def _migrate(database: Path) -> None:
     """What `mlflow db upgrade` does, tables of an empty database included."""
     from mlflow.store.db import utils
 
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of its tables at every start
     engine = utils.create_sqlalchemy_engine_with_retry(f"{SQLITE}{database}")
     try:
         if utils._all_tables_exist(engine):

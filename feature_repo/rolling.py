@@ -12,7 +12,7 @@ DAY = 86400
 
 
 def snapshot_times(due: pl.Series, every: int, offset: int = 0) -> np.ndarray:
-    """Times [s since 1970], `every` so many seconds, from a day before the first of `due` to past the last."""
+    """Times [s since 1970], one in `every` seconds, from a day before the first of `due` to past the last."""
     moments = seconds(due)
     first = (int(moments.min()) - DAY) // DAY * DAY + offset
     return np.arange(first, int(moments.max()) + DAY, every, dtype=np.int64)

@@ -54,8 +54,8 @@ def retrieve(
         for name, (start, end) in spec.splits.windows().items()
         if name in out
     }
+    store = prepare_feature_repo(feature_repo, home)
     with quiet():
-        store = prepare_feature_repo(feature_repo, home)
         service = get_service(store, spec.features.service)
         features = feature_columns(service)
         digest = service_digest(store, service)

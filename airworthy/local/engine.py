@@ -148,7 +148,9 @@ class _Work:
             self.store.save()
             with self._deadline(control):
                 inputs = complete(self.inputs, self.pipeline.root, self.pipeline.name)
+                writer = asyncio.create_task(self._keep_written())
                 outcome = await scheduler.run_dag(self.pipeline.root, inputs, Place(""))
+                writer.cancel()
             return self._finish(outcome, control)
         except BaseException as error:
             self.store.finish("FAILED", {}, str(error))
@@ -157,6 +159,11 @@ class _Work:
             control.cancel("the engine ends")
             control.cancel("the engine ends")
             leaves.close()
+
+    async def _keep_written(self) -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            self.store.flush()
 
     def _prepare_environments(self) -> None:
         """Makes missing environments now: a broken one should not show after an hour of training."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from airworthy.errors import AirworthyError, ConfigError, EngineError, MissingCa
 from airworthy.local.state import write_atomically
 
 STAMP = "airworthy-lock"
-_PACKAGE = Path(airworthy.__file__).parent
+COMMAND_LINE = "engine"
+"""The group whose environment holds the `airworthy` command."""
+_PACKAGE = Path(airworthy.__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,10 @@ class Environments:
         packages = next((folder / "lib").glob("python3*/site-packages"))
         # A link, not a path entry: nothing but the package becomes importable.
         (packages / "airworthy").symlink_to(_PACKAGE, target_is_directory=True)
+        if group == COMMAND_LINE:
+            command = folder / "bin" / "airworthy"
+            command.write_text(f"#!{python}\nfrom airworthy.cli import main\n\nmain()\n", encoding="utf-8")
+            command.chmod(0o755)
         write_atomically(folder / STAMP, _stamp(group))
         self.say(f"The environment {group!r} is ready.")
 

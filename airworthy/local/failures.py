@@ -8,6 +8,7 @@ from pathlib import Path
 
 _TAIL_BYTES = 64_000
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
+_LOGGED = re.compile(r"\[|\d{4}[-/]\d\d|(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
 _OWN = "airworthy.errors."
 _LINES = 6
 
@@ -28,7 +29,7 @@ def explain(log: Path, returncode: int | None) -> tuple[str, str]:
     for index in range(starts[-1] + 1 if starts else len(lines), len(lines)):
         match = None if lines[index].startswith((" ", "\t")) else _EXCEPTION.fullmatch(lines[index])
         if match:
-            text = "\n".join([match[2] or "", *lines[index + 1 : index + _LINES]]).strip()
+            text = "\n".join([match[2] or "", *_continued(lines[index + 1 : index + _LINES])]).strip()
             if match[1].startswith(_OWN):
                 return match[1].removeprefix(_OWN), text
             return match[1], f"{match[1].rpartition('.')[2]}: {text}" if text else match[1]
@@ -40,6 +41,12 @@ def explain(log: Path, returncode: int | None) -> tuple[str, str]:
     return "", f"The process ended with exit code {returncode}." + (
         f" It last wrote:\n{ending}" if ending else ""
     )
+
+
+def _continued(lines: list[str]) -> list[str]:
+    """Further lines of a message: up to an empty line or one that a logger wrote."""
+    end = next((i for i, line in enumerate(lines) if not line or _LOGGED.match(line)), len(lines))
+    return lines[:end]
 
 
 def _tail(log: Path) -> list[str]:

@@ -180,6 +180,10 @@ class LeafRunner:
             if values:
                 return self._succeed(call.path, values, cached=True)
         number = self.store.tasks[call.path].attempts + 1
+        while (
+            place / f"attempt-{number}"
+        ).exists():  # an engine was killed before it could write the number down
+            number += 1
         directory = place / f"attempt-{number}"
         relative = str((directory / "log.txt").relative_to(self.store.result.directory))
         self.store.change(call.path, attempts=number, log=relative)

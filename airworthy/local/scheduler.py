@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from airworthy.errors import AirworthyError, EngineError
+from airworthy.errors import AirworthyError
+from airworthy.local.binding import (
+    Outcome,
+    collected,
+    dag_outputs,
+    for_condition,
+    inherited,
+    loop_items,
+    task_inputs,
+    worst,
+)
 from airworthy.local.conditions import holds
 from airworthy.local.control import Control
 from airworthy.local.events import Event, Listener
@@ -17,18 +26,7 @@ from airworthy.local.ir import Pipeline, Spec, Task, dependencies, exit_handler_
 from airworthy.local.leaf import Call, LeafRunner
 from airworthy.local.preflight import effectless
 from airworthy.local.state import RunStore, TaskRecord, TaskState
-from airworthy.local.values import Artifact, RunFacts, Values, cast, complete, fill, select, whole_numbers
-
-_CHANNEL = "pipelinechannel--"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task or DAG ended, and what it handed on."""
-
-    state: TaskState
-    values: Values = field(default_factory=Values)
-    error: str | None = None
+from airworthy.local.values import RunFacts, Values
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,8 @@ class Scheduler:
         if running:
             await asyncio.gather(*running.values())
         outcomes = {name: future.result() for name, future in running.items()}
-        state, error = _worst(outcomes.items())
-        return Outcome(state, _dag_outputs(component, outcomes), error)
+        state, error = worst(outcomes.items())
+        return Outcome(state, dag_outputs(component, outcomes), error)
 
     async def _run_node(
         self,
@@ -122,8 +120,8 @@ class Scheduler:
         if refusal:
             return self._end(path, Outcome(refusal))
         try:
-            inputs = self._inputs(task, upstream, scope)
-            if task.condition is not None and not holds(task.condition, _for_condition(task, inputs)):
+            inputs = task_inputs(task, upstream, scope, self.facts)
+            if task.condition is not None and not holds(task.condition, for_condition(task, inputs)):
                 return self._end(path, Outcome("SKIPPED"))
             if not task.is_dag:
                 call = Call(task, path, inputs, scope, place.is_exit, place.cacheable, final=body is not None)
@@ -131,7 +129,7 @@ class Scheduler:
             record = self.store.change(path, state="RUNNING", started=time.time(), ended=None, error=None)
             self.tell(Event("task_started", path, record=record))
             run = self._run_loop if task.is_loop else self._run_once
-            return self._end(path, await run(task, path, _inherited(task, inputs, scope), place))
+            return self._end(path, await run(task, path, inherited(task, inputs, scope), place))
         except (AirworthyError, OSError) as error:
             return self._end(path, Outcome("FAILED", error=str(error)), kind=type(error).__name__)
 
@@ -160,7 +158,7 @@ class Scheduler:
         return await self.run_dag(task.component, inputs, place.inside(path, task))
 
     async def _run_loop(self, task: Task, path: str, inputs: Values, place: Place) -> Outcome:
-        items = _loop_items(task, inputs)
+        items = loop_items(task, inputs)
         limit = asyncio.Semaphore(
             int(task.spec.get("iteratorPolicy", {}).get("parallelismLimit", 0)) or len(items) or 1
         )
@@ -179,8 +177,8 @@ class Scheduler:
                 return self._end(here, await self.run_dag(task.component, one, place_of_one))
 
         outcomes = await asyncio.gather(*(iterate(index, item) for index, item in enumerate(items)))
-        state, error = _worst((str(index), outcome) for index, outcome in enumerate(outcomes))
-        return Outcome(state, _collected(task.component, outcomes), error)
+        state, error = worst((str(index), outcome) for index, outcome in enumerate(outcomes))
+        return Outcome(state, collected(task.component, outcomes), error)
 
     def register_iteration(self, path: str, index: int, loop: str, task: Task) -> None:
         """Adds the records of one pass of a loop."""
@@ -211,148 +209,3 @@ class Scheduler:
             self.store.save()
         self.tell(Event("task_finished", path, record=record))
         return outcome
-
-    def _inputs(self, task: Task, upstream: Mapping[str, Outcome], scope: Values) -> Values:
-        sources = task.spec.get("inputs", {})
-        parameters: dict[str, Any] = {}
-        constants: dict[str, Any] = {}
-        for name, source in sources.get("parameters", {}).items():
-            if "runtimeValue" in source:
-                constants[name] = source["runtimeValue"].get("constant")
-                continue
-            value = self._parameter(source, upstream, scope)
-            if value is not None and "parameterExpressionSelector" in source:
-                value = select(value, source["parameterExpressionSelector"])
-            parameters[name] = value
-        artifacts: dict[str, list[Artifact]] = {}
-        for name, source in sources.get("artifacts", {}).items():
-            if "taskOutputArtifact" in source:
-                wanted = source["taskOutputArtifact"]
-                found = upstream[wanted["producerTask"]].values.artifacts.get(wanted["outputArtifactKey"])
-            else:
-                found = scope.artifacts.get(source["componentInputArtifact"])
-            if found is not None:
-                artifacts[name] = found
-        names = self.facts.placeholders(task.display_name, f"{self.facts.run_id}-{task.name}")
-        for name, constant in constants.items():
-            parameters[name] = fill(whole_numbers(constant), Values(parameters, artifacts), names)
-        return complete(Values(parameters, artifacts), task.component, task.name)
-
-    def _parameter(self, source: Spec, upstream: Mapping[str, Outcome], scope: Values) -> Any:
-        if "taskOutputParameter" in source:
-            wanted = source["taskOutputParameter"]
-            return upstream[wanted["producerTask"]].values.parameters.get(wanted["outputParameterKey"])
-        if "componentInputParameter" in source:
-            return _from_scope(source["componentInputParameter"], scope)
-        producer = source["taskFinalStatus"]["producerTask"]
-        outcome = upstream[producer]
-        # The spelling of the SDK's PipelineTaskFinalStatus.
-        state = "CANCELLED" if outcome.state == "CANCELED" else outcome.state
-        error = {"code": 1, "message": outcome.error} if outcome.error else {}
-        return {
-            "state": state,
-            "pipelineJobResourceName": self.facts.run_id,
-            "pipelineTaskName": producer,
-            "error": error,
-        }
-
-
-def _inherited(task: Task, inputs: Values, scope: Values) -> Values:
-    """Adds the channels of the enclosing DAG for branches, loops and exit handlers.
-
-    The compiler doesn't pass the item of a static loop on to groups nested inside it. Channel names are
-    unique within one pipeline, so the search ends where a nested pipeline begins.
-    """
-    if not task.component_name.startswith(("comp-for-loop", "comp-condition", "comp-exit-handler")):
-        return inputs
-    parameters = {name: value for name, value in scope.parameters.items() if name.startswith(_CHANNEL)}
-    artifacts = {name: value for name, value in scope.artifacts.items() if name.startswith(_CHANNEL)}
-    return Values({**parameters, **inputs.parameters}, {**artifacts, **inputs.artifacts})
-
-
-def _from_scope(name: str, scope: Values) -> Any:
-    """An input of the enclosing DAG; fields of loop items are looked up in the item."""
-    item, found, part = name.rpartition("-subvar-")
-    if name not in scope.parameters and found and item in scope.parameters:
-        return select(scope.parameters[item], f'parseJson(string_value)["{part}"]')
-    return scope.parameters.get(name)
-
-
-def _worst(outcomes: Iterable[tuple[str, Outcome]]) -> tuple[TaskState, str | None]:
-    """State of a DAG from those of its tasks; the error is the first one met, with its task's name."""
-    found = list(outcomes)
-    for name, outcome in found:
-        if outcome.state == "FAILED":
-            return "FAILED", f"{name}: {outcome.error}"
-    if any(outcome.state == "CANCELED" for _, outcome in found):
-        return "CANCELED", "The run was canceled."
-    return "SUCCEEDED", None
-
-
-def _dag_outputs(component: Spec, outcomes: Mapping[str, Outcome]) -> Values:
-    selected = component["dag"].get("outputs", {})
-    parameters: dict[str, Any] = {}
-    for name, spec in selected.get("parameters", {}).items():
-        choices = (
-            spec["valueFromOneof"]["parameterSelectors"]
-            if "valueFromOneof" in spec
-            else [spec["valueFromParameter"]]
-        )
-        for choice in choices:
-            values = outcomes[choice["producerSubtask"]].values.parameters
-            if choice["outputParameterKey"] in values:
-                parameters[name] = values[choice["outputParameterKey"]]
-                break
-    artifacts: dict[str, list[Artifact]] = {}
-    for name, spec in selected.get("artifacts", {}).items():
-        for choice in spec["artifactSelectors"]:
-            found = outcomes[choice["producerSubtask"]].values.artifacts
-            if choice["outputArtifactKey"] in found:
-                artifacts[name] = found[choice["outputArtifactKey"]]
-                break
-    return Values(parameters, artifacts)
-
-
-def _collected(component: Spec, outcomes: Sequence[Outcome]) -> Values:
-    """Outputs of a loop: per output the list of what the iterations gave, in their order."""
-    outputs = component["dag"].get("outputs", {})
-    parameters = {
-        name: [o.values.parameters[name] for o in outcomes if name in o.values.parameters]
-        for name in outputs.get("parameters", {})
-    }
-    artifacts = {
-        name: [item for o in outcomes for item in o.values.artifacts.get(name, [])]
-        for name in outputs.get("artifacts", {})
-    }
-    return Values(parameters, artifacts)
-
-
-def _loop_items(task: Task, inputs: Values) -> list[Values]:
-    if "artifactIterator" in task.spec:
-        iterator = task.spec["artifactIterator"]
-        found = inputs.artifacts.get(iterator["items"]["inputArtifact"], [])
-        return [Values({}, {iterator["itemInput"]: [item]}) for item in found]
-    iterator = task.spec["parameterIterator"]
-    items = iterator["items"]
-    try:
-        values = cast(
-            items["raw"] if "raw" in items else inputs.parameters.get(items["inputParameter"]), "LIST"
-        )
-        if values is None:
-            raise ValueError("it has no value")
-        name = iterator["itemInput"]
-        kind = (
-            task.component.get("inputDefinitions", {})
-            .get("parameters", {})
-            .get(name, {})
-            .get("parameterType", "")
-        )
-        # Text items stay as they are: a loop over ["1"] gives "1".
-        return [Values({name: value if isinstance(value, str) else cast(value, kind)}) for value in values]
-    except ValueError as error:
-        raise EngineError(f"{task.name}: the loop's items can't be used: {error}.") from None
-
-
-def _for_condition(task: Task, inputs: Values) -> dict[str, Any]:
-    declared = task.component.get("inputDefinitions", {}).get("parameters", {})
-    return {**dict.fromkeys(declared), **inputs.parameters}

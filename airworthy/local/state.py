@@ -125,11 +125,17 @@ class RunResult:
 
 
 class RunStore:
-    """The run that this engine works on. Not for use from several threads."""
+    """The run that this engine works on. Not for use from several threads.
+
+    Writing a long record takes time, so it is put off to at most a tenth of the engine's time; `flush`, called
+    now and then, writes what was put off. A kill in between costs no more than running a task again.
+    """
 
     def __init__(self, result: RunResult) -> None:
         self.result = result
         self.tasks: dict[str, TaskRecord] = dict(result.tasks)
+        self._next_write = 0.0
+        self._unwritten = False
 
     def put(self, record: TaskRecord, *, save: bool = True) -> TaskRecord:
         """Adds or replaces a record."""
@@ -147,16 +153,28 @@ class RunStore:
         self.result = dataclasses.replace(
             self.result, state=state, outputs=dict(outputs), ended=time.time(), error=error
         )
-        self.save()
+        self._unwritten = True
+        self.flush()
         return self.result
 
     def save(self) -> None:
-        """Writes run.json: a new file takes the old one's place, so a reader never sees half of it."""
+        """Writes run.json, now or with the next `flush`."""
+        self._unwritten = True
+        if time.monotonic() >= self._next_write:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes run.json if it lags behind; a reader sees the old file or the new one, never half of one."""
+        if not self._unwritten:
+            return
+        began = time.monotonic()
         self.result = dataclasses.replace(self.result, tasks=dict(self.tasks))
         data = {f.name: getattr(self.result, f.name) for f in dataclasses.fields(self.result)}
         data["directory"] = None
         data["tasks"] = [vars(record) for record in self.tasks.values()]
         write_atomically(self.result.directory / "run.json", json.dumps({"format": FORMAT, **data}))
+        self._unwritten = False
+        self._next_write = time.monotonic() + 9 * (time.monotonic() - began)
 
 
 def load_run(home: Path, run_id: str) -> RunResult:

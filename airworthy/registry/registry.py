@@ -7,19 +7,18 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from airworthy import mlflow_store
 from airworthy.errors import GateError, RegistryError
-from airworthy.registry import artifacts, evidence
+from airworthy.mlflow_store import store_errors
+from airworthy.registry import aliases, artifacts, evidence
 from airworthy.registry.lock import INFIX, WAIT_SECONDS, Hold, model_lock
 from airworthy.registry.versions import (
     CHALLENGER,
     CHAMPION,
     DIGEST,
-    MOVE,
     PREFIX,
     PREVIOUS,
     REPLACED,
@@ -60,7 +59,7 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names of the registered models."""
-        with _registry_errors("list the models"):
+        with store_errors("list the models"):
             names = [model.name for model in self._client.search_registered_models()]
         return [name for name in names if INFIX not in name]
 
@@ -82,13 +81,13 @@ class Registry:
         Raises:
             RegistryError: There is no such version.
         """
-        with _registry_errors(f"read {model} version {version}"):
+        with store_errors(f"read {model} version {version}"):
             entry = self._client.get_model_version(model, version)
             return version_of(entry, entry.aliases)
 
     def versions(self, model: str) -> list[Version]:
         """All versions, newest first; empty for an unknown model."""
-        with _registry_errors(f"list the versions of {model}"):
+        with store_errors(f"list the versions of {model}"):
             found = self._search(f"name='{model}'")
             given = self._client.get_registered_model(model).aliases if found else {}
         held = {str(n): [a for a, v in given.items() if str(v) == str(n)] for n in given.values()}
@@ -97,9 +96,8 @@ class Registry:
 
     def moves(self, model: str) -> list[dict[str, Any]]:
         """Every change of an alias, oldest first: time, action, alias, version, from, reason."""
-        with _registry_errors(f"read the history of {model}"):
-            tags = self._client.get_registered_model(model).tags
-        return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(PREFIX + MOVE)]
+        with store_errors(f"read the history of {model}"):
+            return aliases.history(self._client, model)
 
     def register(
         self,
@@ -151,11 +149,11 @@ class Registry:
                     spec.name, source, run, tags=prefixed, await_creation_for=0
                 )
                 found = version_of(entry, ())
-            self._tag(found, tags)
+            aliases.tag(self._client, found, tags)
             if WITHDRAWN in found.tags:
                 self._client.delete_model_version_tag(spec.name, found.version, PREFIX + WITHDRAWN)
             if CHAMPION not in found.aliases and CHALLENGER not in found.aliases:
-                self._move(hold, found, CHALLENGER, "registered", "passed the gate")
+                aliases.move(self._client, hold, found, CHALLENGER, "registered", "passed the gate")
         return self.version(spec.name, found.version)
 
     def promote(
@@ -192,7 +190,7 @@ class Registry:
         with self._locked(model, "promote") as hold:
             champion, candidate = self.champion(model), self.version(model, version)
             if champion is not None and champion.version == candidate.version:
-                self._settle_aliases(hold, champion)
+                aliases.settle(self._client, hold, champion)
                 return "already"
             evidence.refuse_rolled_back(candidate)
             evidence.require_expected(model, champion, expected, outcome)
@@ -202,9 +200,9 @@ class Registry:
                 "promotion_verdict_sha256": evidence.content_digest(verdict),
                 "rollout_sha256": evidence.content_digest(rollout),
             }
-            self._tag(candidate, tags)
-            self._move(hold, candidate, CHAMPION, "promoted", outcome.reason, expected)
-            self._settle_aliases(hold, self.version(model, version))
+            aliases.tag(self._client, candidate, tags)
+            aliases.move(self._client, hold, candidate, CHAMPION, "promoted", outcome.reason, expected)
+            aliases.settle(self._client, hold, self.version(model, version))
         return "promoted"
 
     def rollback(self, model: str, reason: str, *, expected_champion: str | None = None) -> Version:
@@ -230,11 +228,15 @@ class Registry:
             if not before:
                 raise RegistryError(f"{champion} is the first champion: there is none to go back to")
             previous = self.version(model, before)
+            if ROLLED_BACK in previous.tags:
+                raise RegistryError(f"{previous} came before, but was rolled back itself: none to go back to")
             with tempfile.TemporaryDirectory() as scratch:  # a way back that can't be served is none
                 self.fetch_bundle(previous, Path(scratch) / "bundle")
-            self._tag(champion, {ROLLED_BACK: json.dumps({"time": _now(), "reason": reason})})
-            self._move(hold, previous, CHAMPION, "rolled back", reason, champion.version)
-            self._settle_aliases(hold, previous)
+            aliases.tag(
+                self._client, champion, {ROLLED_BACK: json.dumps({"time": aliases.now(), "reason": reason})}
+            )
+            aliases.move(self._client, hold, previous, CHAMPION, "rolled back", reason, champion.version)
+            aliases.settle(self._client, hold, previous)
         return self.version(model, previous.version)
 
     def withdraw_challenger(self, model: str, version: str | None = None, *, reason: str) -> str | None:
@@ -255,10 +257,12 @@ class Registry:
             if current is None or (version is not None and current.version != version):
                 return None
             if CHAMPION in current.aliases:  # promoted, and the run died before it tidied up
-                self._settle_aliases(hold, current)
+                aliases.settle(self._client, hold, current)
                 return None
-            self._tag(current, {WITHDRAWN: json.dumps({"time": _now(), "reason": reason})})
-            self._move(hold, current, CHALLENGER, "withdrawn", reason, remove=True)
+            aliases.tag(
+                self._client, current, {WITHDRAWN: json.dumps({"time": aliases.now(), "reason": reason})}
+            )
+            aliases.move(self._client, hold, current, CHALLENGER, "withdrawn", reason, remove=True)
         return current.version
 
     def fetch_bundle(self, version: Version, out: Path) -> Path:
@@ -268,17 +272,17 @@ class Registry:
             BundleError: The stored files are not what was registered.
             RegistryError: They can't be read.
         """
-        with _registry_errors(f"fetch the bundle of {version}"):
+        with store_errors(f"fetch the bundle of {version}"):
             return artifacts.fetch_bundle(self._client, version, out)
 
     def fetch_statistics(self, version: Version, out: Path) -> Path | None:
         """Copy the accepted statistics kept with a version to `out`; None when none were kept."""
-        with _registry_errors(f"fetch the statistics of {version}"):
+        with store_errors(f"fetch the statistics of {version}"):
             return artifacts.fetch_evidence(self._client, version, STATISTICS, out)
 
     def fetch_verdict(self, version: Version, out: Path) -> Path | None:
         """Copy the verdict that a version was registered with to the file `out`."""
-        with _registry_errors(f"fetch the verdict of {version}"):
+        with store_errors(f"fetch the verdict of {version}"):
             return artifacts.fetch_evidence(self._client, version, VERDICT, out)
 
     def _ensure_model(self, spec: ModelSpec) -> None:
@@ -299,7 +303,7 @@ class Registry:
     def _by_alias(self, model: str, alias: str) -> Version | None:
         from mlflow.exceptions import MlflowException
 
-        with _registry_errors(f"read the {alias} of {model}"):
+        with store_errors(f"read the {alias} of {model}"):
             try:
                 entry = self._client.get_model_version_by_alias(model, alias)
             except MlflowException as error:  # an outage must not look like "none"
@@ -322,77 +326,10 @@ class Registry:
             if not token:
                 return found
 
-    def _tag(self, version: Version, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            if version.tags.get(key) != value:
-                self._client.set_model_version_tag(version.model, version.version, PREFIX + key, value)
-
-    def _settle_aliases(self, hold: Hold, champion: Version) -> None:
-        """After the champion moved: the previous one named, the champion no challenger any more.
-
-        The tag on the champion is what counts; these aliases follow it, so a crash in between is repaired by
-        the next call.
-        """
-        hold.require()
-        aliases = self._client.get_registered_model(champion.model).aliases
-        previous = champion.tags.get(REPLACED)
-        if previous and str(aliases.get(PREVIOUS)) != previous:
-            self._client.set_registered_model_alias(champion.model, PREVIOUS, previous)
-        elif not previous and PREVIOUS in aliases:
-            self._client.delete_registered_model_alias(champion.model, PREVIOUS)
-        if str(aliases.get(CHALLENGER)) == champion.version:
-            self._client.delete_registered_model_alias(champion.model, CHALLENGER)
-
-    def _move(
-        self,
-        hold: Hold,
-        version: Version,
-        alias: str,
-        action: str,
-        reason: str,
-        before: str | None = None,
-        *,
-        remove: bool = False,
-    ) -> None:
-        """Set or remove an alias and write that into the model's history."""
-        hold.require()
-        if remove:
-            self._client.delete_registered_model_alias(version.model, alias)
-        else:
-            self._client.set_registered_model_alias(version.model, alias, version.version)
-        now = _now()
-        move = {
-            "time": now,
-            "action": action,
-            "alias": alias,
-            "version": version.version,
-            "from": before,
-            "reason": reason,
-        }
-        key = f"{PREFIX}{MOVE}{now.removesuffix('+00:00')}"  # MLflow allows no plus sign in a key
-        self._client.set_registered_model_tag(version.model, key, json.dumps(move))
-        _log.info("%s: %s (%s)", version, action, reason)
-
     @contextmanager
     def _locked(self, model: str, action: str) -> Iterator[Hold]:
         with (
-            _registry_errors(f"{action} {model}"),
+            store_errors(f"{action} {model}"),
             model_lock(self._client, model, wait_seconds=self._wait_seconds) as hold,
         ):
             yield hold
-
-
-@contextmanager
-def _registry_errors(action: str) -> Iterator[None]:
-    """MLflow's errors as ours, in one sentence."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise RegistryError(f"the model registry could not {action}: {lines[0]}") from error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -1,9 +1,8 @@
 """The rollout judge: is the canary worse than the stable model, good enough, or not known yet?
 
 Pure: the same observations in the same order give the same judgement bit for bit. `alpha` bounds the chance
-    that a canary is failed although it is neither worse than the stable model (within the tolerances) nor
-    above the absolute error limit, over the whole rollout, whatever the number of looks and the weights'
-    schedule:
+that a canary is failed although it is neither worse than the stable model (within the tolerances) nor above
+the absolute error limit, over the whole rollout, whatever the number of looks and the weights' schedule:
 
 | process  | null hypothesis                                                       | share of alpha |
 | -------- | --------------------------------------------------------------------- | -------------- |

@@ -184,8 +184,8 @@ def _how_to_read(record: Replay) -> str:
     alpha = record.settings.alpha
     return (
         "Each number is the wealth of a gambler who bets on that answer, starting from 1, in a game that is "
-        "fair or worse if the answer is no. Over the whole rollout the chance that a canary no worse than the "
-        f"stable model is failed is at most {alpha:.3g}, however often one looks."
+        "fair or worse if the answer is no. Over the whole rollout the chance that a canary no worse than "
+        f"the stable model is failed is at most {alpha:.3g}, however often one looks."
     )
 
 

@@ -15,7 +15,7 @@ from airworthy.bundle import BundleInfo, write_bundle
 from airworthy.encoding import Feature
 from airworthy.model_spec import spec_digest
 from airworthy.training import xgboost as trainer
-from airworthy.training.device import resolve_device
+from airworthy.training.device import resolve_device, wait_politely
 from airworthy.training.tuning import Tuned, choose_threshold, score_window, tuning_metrics
 from airworthy.training.windows import Window, learn_features, open_windows
 
@@ -79,6 +79,7 @@ def train(
         DataError: The datasets can't be used.
         RegistryError: MLflow refuses.
     """
+    wait_politely()
     device = resolve_device(spec.trainer.gpu)
     first, second = open_windows(spec, train, tune)
     trainer.check_params(spec.trainer, len(first.info.features))

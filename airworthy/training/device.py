@@ -1,10 +1,17 @@
-"""Which device to train on. XGBoost itself falls back to the CPU with only a warning."""
+"""Which device and how many threads to train on.
+
+XGBoost itself falls back to the CPU with only a warning, and counts the CPUs of the machine, not those of
+the container.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
 import logging
+import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from airworthy.errors import MissingCapabilityError
@@ -14,7 +21,28 @@ if TYPE_CHECKING:
 
 Gpu = Literal["auto", "required", "off"]
 
+CGROUP = Path("/sys/fs/cgroup")
+
 _log = logging.getLogger(__name__)
+
+
+def cpu_threads(cgroup: Path = CGROUP) -> int:
+    """CPUs that this process may use: its affinity, or the container's quota where that is smaller."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, math.ceil(int(quota) / int(period))))
+
+
+def wait_politely() -> None:
+    """Let idle OpenMP threads sleep instead of spin; counts only before XGBoost is first imported.
+
+    On a busy machine spinning threads slow training several times over; on an idle one sleeping costs little.
+    A value that the user set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def resolve_device(gpu: Gpu) -> Literal["cuda", "cpu"]:

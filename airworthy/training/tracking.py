@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from airworthy import mlflow_store
 from airworthy.bundle import BundleInfo
 from airworthy.datasets import DatasetInfo
 from airworthy.errors import RegistryError
+from airworthy.training.device import cpu_threads
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -113,7 +113,7 @@ def training_run(model: str, as_of: str, spec_text: str, windows: Mapping[str, D
 
 def _machine() -> dict[str, str]:
     return {
-        "airworthy.cpus": str(len(os.sched_getaffinity(0))),
+        "airworthy.cpus": str(cpu_threads()),
         "airworthy.platform": platform.platform(),
         "airworthy.python": platform.python_version(),
     }

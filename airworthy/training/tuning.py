@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from airworthy.encoding import Encoder, Feature
 from airworthy.errors import DataError
 from airworthy.model_spec import Threshold
+from airworthy.training.device import cpu_threads
 from airworthy.training.onnx import NotConvertibleError, to_onnx
 from airworthy.training.windows import Window, iter_matrices
 
@@ -42,7 +42,7 @@ def score_window(booster: bytes, features: Sequence[Feature], tune: Window) -> T
     """
     import xgboost
 
-    model = xgboost.Booster({"nthread": len(os.sched_getaffinity(0))})
+    model = xgboost.Booster({"nthread": cpu_threads()})
     model.load_model(bytearray(booster))
     model.set_param({"device": "cpu"})
     try:

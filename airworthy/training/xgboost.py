@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 from airworthy.encoding import Encoder, Feature
 from airworthy.errors import AirworthyError, ConfigError, MissingCapabilityError
-from airworthy.training.device import used_device
+from airworthy.training.device import cpu_threads, used_device
 from airworthy.training.windows import Window, iter_matrices
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def fit(trainer: Trainer, features: Sequence[Feature], train: Window, tune: Wind
             fitting = _quantile_matrix(train, encoder, bins)
             tuning = _quantile_matrix(tune, encoder, bins, fitting)
             booster = xgboost.train(
-                {**params, "device": device, "nthread": len(os.sched_getaffinity(0))},
+                {**params, "device": device, "nthread": cpu_threads()},
                 fitting,
                 trainer.rounds,
                 evals=[(fitting, "train"), (tuning, "tune")],

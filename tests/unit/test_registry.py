@@ -305,6 +305,23 @@ def test_rollback_needs_a_way_back(registry: Registry, first: Evidence) -> None:
         registry.rollback("late", "why not", expected_champion="9")
 
 
+def test_rollback_does_not_bring_back_what_was_rolled_back(
+    registry: Registry, champion: Version, second: Evidence, first: Evidence, tmp_path: Path
+) -> None:
+    register(registry, second)
+    promote(registry, "2", second, "1")
+    third = make_evidence(tmp_path / "third", rounds=4, champion=("2", second.digest))
+    register(registry, third)
+    promote(registry, "3", third, "2")
+    registry.rollback("late", "once")
+    assert registry.rollback("late", "twice").version == "1"
+    # A release of version 1 over 2 that died before the alias moved leaves such a tag.
+    registry._client.set_model_version_tag("late", "1", "airworthy.replaced_version", "2")
+    with pytest.raises(RegistryError, match="late version 2 came before, but was rolled back itself"):
+        registry.rollback("late", "thrice")
+    assert aliases(registry)["champion"] == "1"
+
+
 def test_rollback_to_a_damaged_bundle_changes_nothing(
     registry: Registry, champion: Version, second: Evidence
 ) -> None:

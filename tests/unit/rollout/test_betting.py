@@ -14,8 +14,11 @@ shares = st.floats(0.01, 0.99)
 rates = st.floats(0.0, 1.0)
 
 
-@given(share=shares, worse=rates, ratio=st.floats(1.01, 50), history=st.lists(st.tuples(st.booleans(),
-shares))) def test_arm_bet_does_not_gain_while_the_canary_is_no_worse(
+histories = st.lists(st.tuples(st.booleans(), shares))
+
+
+@given(share=shares, worse=rates, ratio=st.floats(1.01, 50), history=histories)
+def test_arm_bet_does_not_gain_while_the_canary_is_no_worse(
     share: float, worse: float, ratio: float, history: list[tuple[bool, float]]
 ) -> None:
     def after(canary: bool) -> float:

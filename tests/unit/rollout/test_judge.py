@@ -17,7 +17,8 @@ STRICT = Settings(max_latency_increase=0.0, max_error_rate=0.2)
 def seen(
     index: int, arm: Arm = "canary", result: Result = "ok", share: float = 0.5, forced: bool = False
 ) -> Observation:
-    return Observation(index, float(index), arm, share, result, 0.001, 0.3 if result == "ok" else None, forced)
+    score = 0.3 if result == "ok" else None
+    return Observation(index, float(index), arm, share, result, 0.001, score, forced)
 
 
 def judged(observations: list[Observation], settings: Settings = STRICT) -> Judge:
@@ -50,8 +51,7 @@ def test_a_canary_that_is_no_worse_is_seldom_failed(error: Rate) -> None:
     for seed in range(100):
         judge = Judge(Settings(max_latency_increase=0.0))
         failed += any(
-            judge.observe(o)
-            for o in stream(seed, 600, share=ramp((0.05, 0.25, 0.5), 200), error=error)
+            judge.observe(o) for o in stream(seed, 600, share=ramp((0.05, 0.25, 0.5), 200), error=error)
         )
     assert failed <= 12
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from late_world import SPEC, World, rows, run, write
 
 from airworthy.model_spec import load_spec
 from airworthy.training import TrainingResult
+from tests.late_world import SPEC, World, rows, run, write
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost
-from late_world import CARRIERS, FEATURES, World, run
 
 from airworthy import datasets
 from airworthy.bundle import Scorer, read_bundle_info, verify_bundle
@@ -19,6 +18,7 @@ from airworthy.errors import ConfigError, DataError, MissingCapabilityError
 from airworthy.training import TrainingResult, device
 from airworthy.training import xgboost as trainer
 from airworthy.training.windows import iter_matrices, learn_features, open_windows
+from tests.late_world import CARRIERS, FEATURES, World, run
 
 Trained = tuple[Path, TrainingResult]
 
@@ -131,6 +131,18 @@ def test_a_gpu_that_xgboost_does_not_use_is_noticed(world: World, monkeypatch: p
     required = world.with_trainer(gpu="required", rounds=2).spec.trainer
     with pytest.raises(MissingCapabilityError, match="XGBoost trained on cpu"):
         trainer.fit(required, learn_features(first), first, second, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"), [("max 100000", 99), ("150000 100000", 2), ("50000 100000", 1)]
+)
+def test_a_containers_quota_limits_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, threads: int
+) -> None:
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(99)))
+    assert device.cpu_threads(tmp_path) == 99
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert device.cpu_threads(tmp_path) == threads
 
 
 @pytest.mark.parametrize(
