@@ -58,7 +58,7 @@ def main() -> NoReturn:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("click", "typer"):
             raise
-        usage = getattr(error, "format_message", lambda: str(error))()
+        usage = error.format_message() if hasattr(error, "format_message") else str(error)
         err.print(f"[red bold]error:[/] {escape(usage)} (see `airworthy --help`)", soft_wrap=True)
         code = 2
     sys.exit(code)
@@ -303,7 +303,7 @@ def _in_environment(group: str, *arguments: str) -> None:
 
     python = Environments(home(), say=lambda text: err.print(f"[dim]{escape(text)}[/]")).python_of_group(group)
     environment = {**os.environ, "AIRWORTHY_HOME": str(home()), "PYTHONPATH": ""}
-    command = [python, "-m", "airworthy.operations", *arguments]
+    command = [str(python), "-m", "airworthy.operations", *arguments]
     with subprocess.Popen(command, env=environment) as process:
         while True:
             try:

@@ -291,10 +291,11 @@ def _complaint(document: Any, source: str, problem: Any) -> tuple[int, str]:
 
 def _line(document: Any, keys: list[Any]) -> int:
     """Line of the deepest part of the path that exists."""
-    node, line = document, 1
+    node: Any = document
+    line = 1
     for key in keys:
         try:
-            position = node.lc.key(key) if isinstance(node, dict) else node.lc.item(key)
+            position = node.lc.item(key) if isinstance(key, int) else node.lc.key(key)
             node, line = node[key], position[0] + 1
         except (KeyError, IndexError, AttributeError, TypeError):
             break

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,40 +21,16 @@ if TYPE_CHECKING:
 
 
 def serve(model: str, port: int) -> None:
-    """Serve the champion on loopback until Ctrl-C.
+    """Serve a model's stable version on loopback until Ctrl-C; a release meanwhile takes over without a gap.
 
     Raises:
-        ConfigError: The model has no champion.
-        ServingError: The server did not start, or ended.
+        ServingError: Nothing has been released to serve, or the server did not start.
     """
-    from airworthy.registry import Registry
-    from airworthy.rollout.state import ServiceStore
-    from airworthy.serving.local import ServerOptions, ServerProcess
+    from airworthy.serving.standing import stand
 
-    registry = Registry()
-    champion = _champion(registry, model)
-    store = ServiceStore(home(), champion.tags["service"])
-    folder = home() / "serving" / champion.tags["service"] / "champion"
-    registry.fetch_bundle(champion, folder)
-    kept = store.keep(folder, champion.version)
-    options = ServerOptions(
-        bundle=store.path(kept), name=model, version=champion.version, digest=champion.digest, port=port
-    )
-    server = ServerProcess(options, store.folder / "logs" / "serve.log")
-    _say(f"starting {model} version {champion.version} …")
-    server.start()
-    try:
-        url = asyncio.run(server.ready())
-        _say(
-            f"{model} version {champion.version} serves at {url} (Ctrl-C stops it)\n"
-            f"  V1: POST {url}/v1/models/{model}:predict   V2: POST {url}/v2/models/{model}/infer\n"
-            f"  inputs: {url}/v2/models/{model}   metrics: {url}/metrics   log: {server.log_file}"
-        )
-        signal.pause()
-    except KeyboardInterrupt:
-        _say("stopped")
-    finally:
-        server.stop()
+    _say(f"starting the server of {model} …")
+    asyncio.run(stand(model, home(), port=port, tell=_say))
+    _say("stopped")
 
 
 def rollback(model: str, reason: str) -> None:
@@ -95,7 +70,7 @@ def replay(record: Path) -> None:
         raise RolloutError(f"{record}: the record has no end; its controller was killed, nothing was decided")
     if not found.agrees:
         raise RolloutError(f"{record}: recomputed {found.judgement}, but recorded {found.recorded}")
-    _say(f"{found.judgement.decision}: {found.judgement.reason}")
+    _say(f"{found.judgement.outcome}: {found.judgement.reason}")
     _say(f"recomputed from {len(found.observations)} requests; the recorded decision is exactly this one")
 
 
@@ -149,7 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("dataset", type=Path)
     command.add_argument("--out", type=Path, required=True)
     options = vars(parser.parse_args(arguments))
-    operations = {"serve": serve, "rollback": rollback, "replay": replay, "retrieve": retrieve, "infer": infer}
+    operations: dict[str, Callable[..., None]] = {
+        "serve": serve,
+        "rollback": rollback,
+        "replay": replay,
+        "retrieve": retrieve,
+        "infer": infer,
+    }
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         operations[options.pop("operation")](**options)

@@ -222,7 +222,7 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 def main(groups: Sequence[str]) -> int:
-    """Make environments by name: `python -m airworthy.local.environments engine`. Needs the standard library only."""
+    """Makes environments by name: `python -m airworthy.local.environments engine`; standard library only."""
     home = Path(os.environ.get("AIRWORTHY_HOME", ".airworthy")).absolute()
     environments = Environments(home, say=lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
     try:

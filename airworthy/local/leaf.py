@@ -21,7 +21,7 @@ from airworthy.local.events import Event, Listener
 from airworthy.local.executor import Attempt, Ending, child_environment
 from airworthy.local.ir import Pipeline, Spec, Task, digest_of
 from airworthy.local.preflight import LocalValues, environment_from
-from airworthy.local.state import RunStore, TaskRecord
+from airworthy.local.state import RunStore, TaskRecord, exit_code_of
 from airworthy.local.values import RunFacts, Values, fill, whole_numbers
 
 
@@ -155,7 +155,9 @@ class LeafRunner:
             record = self.store.change(call.path, peak_memory_bytes=peak)
             if ending.outputs is not None:
                 return self._succeed(call.path, ending.outputs)
-            if ending.stopped != "canceled" and attempt < retries:
+            # Wrong input and negative evidence would be the same again.
+            lasting = exit_code_of(ending.error_kind) in (2, 3)
+            if ending.stopped != "canceled" and attempt < retries and not lasting:
                 self.tell(Event("log_line", call.path, f"Attempt {record.attempts} failed: {ending.error}"))
                 await self.control.sleep(wait, call.is_exit)
                 wait, attempt = min(wait * factor, longest), attempt + 1
@@ -180,9 +182,8 @@ class LeafRunner:
             if values:
                 return self._succeed(call.path, values, cached=True)
         number = self.store.tasks[call.path].attempts + 1
-        while (
-            place / f"attempt-{number}"
-        ).exists():  # an engine was killed before it could write the number down
+        # An engine may have been killed before it could write the number down.
+        while (place / f"attempt-{number}").exists():
             number += 1
         directory = place / f"attempt-{number}"
         relative = str((directory / "log.txt").relative_to(self.store.result.directory))

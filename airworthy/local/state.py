@@ -119,16 +119,14 @@ class RunResult:
             return 0
         if self.state == "CANCELED":
             return 130
-        kind = self.failures[0].error_kind if self.failures else None
-        error = getattr(errors, kind or "", None)
-        return error.exit_code if isinstance(error, type) and issubclass(error, errors.AirworthyError) else 1
+        return exit_code_of(self.failures[0].error_kind) if self.failures else 1
 
 
 class RunStore:
     """The run that this engine works on. Not for use from several threads.
 
-    Writing a long record takes time, so it is put off to at most a tenth of the engine's time; `flush`, called
-    now and then, writes what was put off. A kill in between costs no more than running a task again.
+    Writing a long record takes time, so it is put off to at most a tenth of the engine's time; `flush`,
+    called now and then, writes what was put off. A kill in between costs no more than a task run again.
     """
 
     def __init__(self, result: RunResult) -> None:
@@ -175,6 +173,12 @@ class RunStore:
         write_atomically(self.result.directory / "run.json", json.dumps({"format": FORMAT, **data}))
         self._unwritten = False
         self._next_write = time.monotonic() + 9 * (time.monotonic() - began)
+
+
+def exit_code_of(error_kind: str | None) -> int:
+    """Exit code for a `TaskRecord.error_kind`: that of Airworthy's own errors, 1 for all others."""
+    error = getattr(errors, error_kind or "", None)
+    return error.exit_code if isinstance(error, type) and issubclass(error, errors.AirworthyError) else 1
 
 
 def load_run(home: Path, run_id: str) -> RunResult:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airworthy.model_spec import ModelSpec
     from airworthy.training.tracking import Run
 
-_DISTRIBUTIONS = ("xgboost", "xgboost-cpu", "numpy", "pandas", "pydantic")
+_DISTRIBUTIONS = ("mlflow", "xgboost", "xgboost-cpu", "numpy", "pandas", "pydantic")
 """What scoring a bundle through MLflow needs, whichever of them is installed here."""
 
 _log = logging.getLogger(__name__)

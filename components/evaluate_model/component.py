@@ -10,12 +10,12 @@ from components.metadata import image
 @dsl.component(base_image=image("evaluate_model"), install_kfp_package=False)
 def evaluate_model(
     spec: str,
-    train: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    test: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    model: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    champion: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    verdict: dsl.Output[dsl.Artifact],  # type: ignore[type-arg]
-    scores: dsl.Output[dsl.Dataset],  # type: ignore[type-arg]
+    train: dsl.Input[dsl.Dataset],
+    test: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    champion: dsl.Input[dsl.Model],
+    verdict: dsl.Output[dsl.Artifact],
+    scores: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     curves: dsl.Output[dsl.ClassificationMetrics],
     summary: dsl.Output[dsl.Markdown],
@@ -63,4 +63,4 @@ def evaluate_model(
         metrics.log_metric(name, value)
     curves.log_roc_curve(*evaluation.roc)
     curves.log_confusion_matrix(["negative", "positive"], evaluation.confusion)
-    return (evaluation.verdict.passed,)  # type: ignore[return-value]
+    return (evaluation.verdict.passed,)

@@ -6,7 +6,7 @@ from components.metadata import image
 
 
 @dsl.component(base_image=image("load_champion"), install_kfp_package=False)
-def load_champion(spec: str, champion: dsl.Output[dsl.Model]) -> None:  # type: ignore[type-arg]
+def load_champion(spec: str, champion: dsl.Output[dsl.Model]) -> None:
     """Fetch the champion's bundle and the statistics of the data that it was accepted with.
 
     Args:

@@ -9,10 +9,10 @@ from components.metadata import image
 def promote_model(
     spec: str,
     version: str,
-    verdict: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
-    model: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    champion: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    record: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
+    verdict: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    champion: dsl.Input[dsl.Model],
+    record: dsl.Input[dsl.Artifact],
 ) -> None:
     """Make the challenger champion; refused without a passed verdict and a passed rollout of this bundle.
 

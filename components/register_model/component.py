@@ -12,10 +12,10 @@ def register_model(
     spec: str,
     as_of: str,
     run_id: str,
-    verdict: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
-    model: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    train: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    statistics: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
+    verdict: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    train: dsl.Input[dsl.Dataset],
+    statistics: dsl.Input[dsl.Artifact],
 ) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
     """Register the challenger with its lineage; refused unless the verdict passed and is about this bundle.
 
@@ -44,4 +44,4 @@ def register_model(
         lineage=lineage(spec, as_of=as_of, train=Path(train.path), statistics=Path(statistics.path)),
         statistics=Path(statistics.path),
     )
-    return (registered.version,)  # type: ignore[return-value]
+    return (registered.version,)

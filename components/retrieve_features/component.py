@@ -10,9 +10,9 @@ from components.metadata import image
 @dsl.component(base_image=image("retrieve_features"), install_kfp_package=False)
 def retrieve_features(
     spec: str,
-    train: dsl.Output[dsl.Dataset],  # type: ignore[type-arg]
-    tune: dsl.Output[dsl.Dataset],  # type: ignore[type-arg]
-    test: dsl.Output[dsl.Dataset],  # type: ignore[type-arg]
+    train: dsl.Output[dsl.Dataset],
+    tune: dsl.Output[dsl.Dataset],
+    test: dsl.Output[dsl.Dataset],
     as_of: Optional[str] = None,  # noqa: UP045 - the KFP compiler reads Optional, not `| None`
 ) -> NamedTuple("Outputs", [("as_of", str)]):  # type: ignore[valid-type]
     """Retrieve features and labels as they were known, point in time by point in time.
@@ -40,4 +40,4 @@ def retrieve_features(
     found = retrieve(load_spec(spec), moment, paths, feature_repo=feature_repo(), home=home())
     for name, artifact in outputs.items():
         artifact.metadata.update(metadata(found[name]))
-    return (moment.isoformat(),)  # type: ignore[return-value]
+    return (moment.isoformat(),)

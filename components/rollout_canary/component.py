@@ -11,11 +11,11 @@ from components.metadata import image
 def rollout_canary(
     spec: str,
     version: str,
-    verdict: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
-    model: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    champion: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    test: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    record: dsl.Output[dsl.Artifact],  # type: ignore[type-arg]
+    verdict: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    champion: dsl.Input[dsl.Model],
+    test: dsl.Input[dsl.Dataset],
+    record: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ) -> NamedTuple("Outputs", [("passed", bool)]):  # type: ignore[valid-type]
@@ -50,7 +50,7 @@ def rollout_canary(
         bundle=Path(model.path),
         version=version,
         verdict=Path(verdict.path),
-        stable=(found.bundle, found.version) if found.bundle else None,
+        stable=(found.bundle, found.version) if found.bundle and found.version else None,
         traffic=Path(test.path),
         home=home(),
         record_out=Path(record.path),
@@ -58,4 +58,4 @@ def rollout_canary(
     )
     for name, value in outcome.metrics.items():
         metrics.log_metric(name, value)
-    return (outcome.decision == "PASS",)  # type: ignore[return-value]
+    return (outcome.decision == "PASS",)

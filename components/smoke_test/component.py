@@ -8,10 +8,10 @@ from components.metadata import image
 @dsl.component(base_image=image("smoke_test"), install_kfp_package=False)
 def smoke_test(
     spec: str,
-    verdict: dsl.Input[dsl.Artifact],  # type: ignore[type-arg]
-    model: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    test: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    scores: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
+    verdict: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    test: dsl.Input[dsl.Dataset],
+    scores: dsl.Input[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ) -> None:

@@ -11,9 +11,9 @@ from components.metadata import image
 def train_model(
     spec: str,
     as_of: str,
-    train: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    tune: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    model: dsl.Output[dsl.Model],  # type: ignore[type-arg]
+    train: dsl.Input[dsl.Dataset],
+    tune: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> NamedTuple("Outputs", [("run_id", str)]):  # type: ignore[valid-type]
     """Fit the challenger and pack it as a bundle.
@@ -31,9 +31,8 @@ def train_model(
     """
     from pathlib import Path
 
-    from airworthy.training import train as fit
-
     from airworthy.model_spec import load_spec
+    from airworthy.training import train as fit
 
     result = fit(
         load_spec(spec), spec, train=Path(train.path), tune=Path(tune.path), out=Path(model.path), as_of=as_of
@@ -41,4 +40,4 @@ def train_model(
     model.metadata.update({"digest": result.digest, "device": result.device, "rounds": result.rounds})
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
-    return (result.run_id,)  # type: ignore[return-value]
+    return (result.run_id,)

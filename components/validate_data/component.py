@@ -11,12 +11,12 @@ from components.metadata import image
 def validate_data(
     spec: str,
     schema: str,
-    train: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    tune: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    test: dsl.Input[dsl.Dataset],  # type: ignore[type-arg]
-    champion: dsl.Input[dsl.Model],  # type: ignore[type-arg]
-    statistics: dsl.Output[dsl.Artifact],  # type: ignore[type-arg]
-    anomalies: dsl.Output[dsl.Artifact],  # type: ignore[type-arg]
+    train: dsl.Input[dsl.Dataset],
+    tune: dsl.Input[dsl.Dataset],
+    test: dsl.Input[dsl.Dataset],
+    champion: dsl.Input[dsl.Model],
+    statistics: dsl.Output[dsl.Artifact],
+    anomalies: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ) -> NamedTuple("Outputs", [("passed", bool)]):  # type: ignore[valid-type]
@@ -55,4 +55,4 @@ def validate_data(
     )
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
-    return (result.passed,)  # type: ignore[return-value]
+    return (result.passed,)

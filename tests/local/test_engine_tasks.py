@@ -10,7 +10,7 @@ from kfp import dsl, kubernetes
 
 from airworthy.errors import ConfigError
 from airworthy.local import load_run
-from tests.local.engine_steps import fail, flaky, hang, number, span, step, text, variable, write
+from tests.local.engine_steps import fail, flaky, hang, number, refuse, span, step, text, variable, write
 from tests.local.results import names, output
 
 
@@ -42,6 +42,16 @@ def slow_retry(counter: str):
 def test_backoff_waits_between_attempts(run, tmp_path):
     result = run(slow_retry, {"counter": str(tmp_path / "counter")})
     assert (result.tasks["flaky"].seconds or 0) > 2
+
+
+@dsl.pipeline
+def refused_twice():
+    refuse().set_retry(2, backoff_duration="60s")
+
+
+def test_negative_evidence_is_not_tried_again(run):
+    record = run(refused_twice).tasks["refuse"]
+    assert (record.state, record.attempts, record.error_kind) == ("FAILED", 1, "GateError")
 
 
 @dsl.pipeline
