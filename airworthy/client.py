@@ -97,6 +97,7 @@ class LocalClient:
             "MLFLOW_TRACKING_URI": uri,
             "AIRWORTHY_FEATURE_REPO": str(feature_repo()),
             "AIRWORTHY_DEPLOYER": "local",
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers stall each other on a shared machine
         }
 
     def _write_report(self, result: RunResult) -> Path:

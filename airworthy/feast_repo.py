@@ -148,7 +148,8 @@ def service_digest(store: FeatureStore, service: FeatureService) -> str:
         }
         if projection.name in on_demand:
             view = on_demand[projection.name]
-            sources = view.source_feature_view_projections.values()
+            # the registry returns these in another order in every process
+            sources = sorted(view.source_feature_view_projections.values(), key=lambda each: each.name)
             part["code"] = getattr(view.feature_transformation, "udf_string", "")
             part["request"] = sorted(view.get_request_data_schema())
             part["inputs"] = [

@@ -57,7 +57,8 @@ def service_inputs(store: FeatureStore, service: FeatureService) -> tuple[list[s
         if projection.name in on_demand:
             view = on_demand[projection.name]
             request += sorted(view.get_request_data_schema())
-            needed = list(view.source_feature_view_projections.values())
+            # the registry returns these in another order in every process
+            needed = sorted(view.source_feature_view_projections.values(), key=lambda each: each.name)
         for each in needed:
             if each.name in plain:
                 names = [e.name for e in plain[each.name].entity_columns if not e.name.startswith("__")]

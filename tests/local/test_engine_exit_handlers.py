@@ -121,3 +121,15 @@ def failing_subpipeline(path: str):
 def test_the_reason_comes_up_from_nested_pipelines(run, tmp_path):
     run(failing_subpipeline, {"path": str(tmp_path / "status")})
     assert json.loads((tmp_path / "status").read_text())[1] == "inner-with-failure: fail: RuntimeError: deep"
+
+
+@dsl.pipeline
+def status_without_handler(path: str):
+    broken = fail(message="early")
+    final(path=path).after(broken).ignore_upstream_failure()
+
+
+def test_final_status_of_an_ignored_upstream_failure(run, tmp_path):
+    run(status_without_handler, {"path": str(tmp_path / "status")})
+    state, message, name = json.loads((tmp_path / "status").read_text())
+    assert (state, message, name) == ("FAILED", "RuntimeError: early", "fail")

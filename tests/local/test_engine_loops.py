@@ -258,3 +258,41 @@ def test_fields_of_items_of_a_parameter(run):
     result = run(loop_over_dicts, {"items": [{"a": 5}]})
     assert output(result, "number") == 5
     assert ran(result) == {"for-loop-1/0/number"}
+
+
+@dsl.pipeline
+def conditions_on_items(items: List[Dict[str, int]]):
+    with dsl.ParallelFor([1, 2]) as outer:
+        with dsl.ParallelFor(items) as item:
+            with dsl.If(item.a == outer):
+                text(value=f"{outer}{item.b}")
+
+
+def test_conditions_on_fields_of_items_in_nested_loops(run):
+    result = run(conditions_on_items, {"items": [{"a": 1, "b": 5}, {"a": 2, "b": 6}]})
+    found = sorted(r.outputs["parameters"]["Output"] for r in result.tasks.values() if r.is_leaf and r.outputs)
+    assert (result.state, found) == ("SUCCEEDED", ["15", "26"])
+
+
+@dsl.pipeline
+def item_twice(words: List[str]):
+    with dsl.ParallelFor(words) as word:
+        with dsl.If(word == "b"):
+            text(value=word)
+
+
+def test_condition_on_the_item_itself(run):
+    assert output(run(item_twice, {"words": ["a", "b"]}), "text") == "b"
+
+
+@dsl.pipeline
+def optional_loop(n: int):
+    with dsl.If(n > 0):
+        with dsl.ParallelFor([1, 2]) as item:
+            made = number(value=item)
+        join(parts=dsl.Collected(made.output))
+
+
+def test_loop_and_collector_inside_a_branch(run):
+    assert output(run(optional_loop, {"n": 1}), "join") == "1+2"
+    assert names(run(optional_loop, {"n": 0})) == []

@@ -287,3 +287,18 @@ def test_the_environment_of_the_engine_is_left_alone(run):
     before = dict(os.environ)
     run(with_cluster_options)
     assert json.dumps(before) == json.dumps(dict(os.environ))
+
+
+@dsl.pipeline
+def accelerated(path: str, count: str):
+    for _ in range(2):
+        span(path=path, seconds=0.6).set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(count)
+
+
+def test_a_parameter_turns_the_accelerator_request_off(run, tmp_path):
+    result = run(accelerated, {"path": str(tmp_path / "off"), "count": "0"})
+    assert result.tasks["span"].notes == ()
+    assert _overlap(tmp_path / "off")
+    result = run(accelerated, {"path": str(tmp_path / "on"), "count": "1"}, run_id="on")
+    assert "accelerator request nvidia.com/gpu x1" in result.tasks["span"].notes[0]
+    assert not _overlap(tmp_path / "on")

@@ -324,12 +324,16 @@ def test_processes_that_prepare_at_once_do_not_disturb_each_other(
     (repo / "prepare.py").unlink()
     shutil.copytree(flights_home / "feast" / "sources", home / "feast" / "sources")
     code = (
-        "import sys; from pathlib import Path; from airworthy.feast_repo import prepare_feature_repo as p; "
-        "print(len(p(Path(sys.argv[1]), Path(sys.argv[2])).list_feature_views()))"
+        "import sys; from pathlib import Path; from airworthy import feast_repo as f; "
+        "store = f.prepare_feature_repo(Path(sys.argv[1]), Path(sys.argv[2])); "
+        "print(f.service_digest(store, f.get_service(store, 'arr_late_v1')))"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(repo), str(home)]
+    with quiet():
+        store = open_store(flights_repo, flights_home)
+        here = service_digest(store, get_service(store, "arr_late_v1"))
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=120)[0].strip() for process in running] == ["6", "6"]
+    assert [process.communicate(timeout=120)[0].strip() for process in running] == [here, here]
 
 
 def test_online_features_equal_the_latest_offline_ones(

@@ -120,7 +120,7 @@ def test_metrics_count_requests_statuses_and_unseen_categories(server: ServerPro
 
 def test_it_listens_on_loopback_only_and_logs_no_requests(server: ServerProcess) -> None:
     assert server.pid
-    sockets = psutil.Process(server.pid).net_connections("inet")
+    sockets = psutil.Process(server.pid).connections("inet")
     assert {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
     log = server.log_file.read_text()
     assert "Traceback" not in log
@@ -149,7 +149,7 @@ def test_a_bundle_that_is_not_the_expected_one_is_refused(judged: Evidence, tmp_
     server = ServerProcess(ServerOptions(bundle, "late", "1", expected), tmp_path / "server.log")
     server.start()
     try:
-        with pytest.raises(ServingError, match="changed since it was written|was to be served"):
+        with pytest.raises(ServingError, match=r"changed since it was written|was to be served"):
             asyncio.run(server.ready())
     finally:
         server.stop()

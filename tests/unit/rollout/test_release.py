@@ -1,0 +1,172 @@
+"""Rolling out from verdict to record, promotion, settling and replay, with quick servers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from airworthy.errors import GateError, RolloutError
+from airworthy.rollout import deploy, finish, settle
+from airworthy.rollout.__main__ import main
+from airworthy.rollout.record import replay
+from airworthy.serving.state import ServiceStore, describe_service
+from tests.release_evidence import make_evidence
+from tests.unit.rollout.conftest import World, planned
+
+
+def test_a_good_canary_is_proven_promoted_and_its_record_replays(world: World, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    outcome = world.release(record, report_out=tmp_path / "report.html")
+    assert outcome.decision == "PASS"
+    assert outcome.metrics["canary_requests"] >= 60
+    assert outcome.metrics["harm"] == 0
+
+    state = world.state
+    assert state.stable and state.stable.version == "1", "the registry decides about the stable model"
+    assert state.canary and state.traffic_percent == 100
+    assert state.rollout and state.rollout.state == "proven"
+
+    summary = json.loads((record / "rollout.json").read_text())
+    assert summary["decision"] == "PASS"
+    assert (summary["bundle_digest"], summary["stable_digest"]) == (world.new.digest, world.old.digest)
+    again = replay(record)
+    assert again.agrees
+    assert [line["after"] for line in again.lines if line["kind"] == "state"] == [
+        *("verifying", "shifting", "shifting", "baking", "proven")
+    ]
+    assert main(["replay", str(record)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "no worse than the stable model" in page
+    assert len(page) < 1_000_000
+
+    for _ in range(2):  # promotion may be repeated
+        assert "version 2 serves everyone" in finish(
+            "late", bundle=world.new.bundle, version="2", home=world.home
+        )
+    assert world.state.stable and world.state.stable.digest == world.new.digest
+    assert world.state.canary is None
+    assert settle("late", champion_digest=None, home=world.home).action == "nothing"
+    kept = [p.name for p in (world.home / "serving/late/models").iterdir()]
+    assert kept == [world.new.digest[:16]], "bundles nobody refers to are deleted"
+    assert describe_service("late", world.home) == "service late: version 2 serves"
+
+
+def test_a_record_that_was_changed_is_found_out(world: World, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    plan = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60}"
+    world.release(record, plan)
+    lines = (record / "record.jsonl").read_text()
+    (record / "record.jsonl").write_text(lines.replace('"ok"', '"error"', 400))
+    assert not replay(record).agrees
+    assert main(["replay", str(record)]) == 1
+    (record / "record.jsonl").write_text(lines.replace('"kind":"requests"', '"kind":"requests', 1))
+    with pytest.raises(RolloutError, match="damaged"):
+        replay(record)
+    with pytest.raises(RolloutError, match="there is no rollout record"):
+        replay(tmp_path / "nowhere")
+
+
+def test_a_first_release_is_certified_alone(world: World, tmp_path: Path) -> None:
+    home = tmp_path / "fresh"
+    outcome = world.release(tmp_path / "record", stable=None, home=home)
+    assert outcome.decision == "PASS"
+    assert "nothing to compare with" in outcome.reason
+    finish("late", bundle=world.new.bundle, version="2", home=home)
+    state = ServiceStore(home, "late").read()
+    assert state and state.stable and state.stable.version == "2"
+
+
+def test_the_rollout_is_locked_by_the_gate(world: World, tmp_path: Path) -> None:
+    refused = make_evidence(tmp_path / "refused", rounds=6, outcome="fail")
+    with pytest.raises(GateError, match="did not pass"):
+        world.release(tmp_path / "record", bundle=refused.bundle, verdict=refused.verdict)
+    with pytest.raises(GateError, match="evaluate this bundle"):
+        world.release(tmp_path / "record", bundle=world.old.bundle)
+    assert world.state.rollout is None
+
+
+def test_too_little_evidence_is_inconclusive_and_rolls_back(world: World, tmp_path: Path) -> None:
+    plan = "{service: late, steps: [50], requests_per_step: 10, bake_requests: 0, max_error_rate: 0.001}"
+    outcome = world.release(tmp_path / "record", plan)
+    assert outcome.decision == "INCONCLUSIVE"
+    assert "don't certify" in outcome.reason
+    assert world.state.canary is None
+    assert replay(tmp_path / "record").agrees
+
+
+def test_the_deadline_ends_a_rollout_that_holds(world: World, tmp_path: Path) -> None:
+    plan = (
+        "{service: late, steps: [50], requests_per_step: 10, bake_requests: 0, max_error_rate: 0.0001, "
+        "on_inconclusive: hold, deadline_seconds: 6}"
+    )
+    outcome = world.release(tmp_path / "record", plan)
+    assert (outcome.decision, outcome.judgement.process) == ("INCONCLUSIVE", "deadline")
+    assert world.state.canary is None
+
+
+def test_only_a_proven_bundle_can_be_finished(world: World) -> None:
+    with pytest.raises(RolloutError, match="is not proven by a rollout here"):
+        finish("late", bundle=world.new.bundle, version="2", home=world.home)
+    finish("late", bundle=world.old.bundle, version="1", home=world.home)
+
+
+def test_settling_follows_the_registry(world: World, tmp_path: Path) -> None:
+    plan = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60}"
+    copies = tmp_path / "copy"
+    world.release(tmp_path / "record", plan)
+    shutil.copytree(world.home, copies)
+    back = settle("late", champion_digest=world.old.digest, home=world.home)
+    assert back.action == "rolled back"
+    assert world.state.stable and world.state.stable.version == "1"
+    assert world.state.canary is None
+    with pytest.raises(RolloutError, match="is not proven"):
+        finish("late", bundle=world.new.bundle, version="2", home=world.home)
+    forward = settle("late", champion_digest=world.new.digest, home=copies)
+    assert forward.action == "rolled forward"
+    state = ServiceStore(copies, "late").read()
+    assert state and state.stable and state.stable.version == "2"
+    other = settle("late", champion_digest=None, home=world.home / "empty")
+    assert other.action == "nothing"
+
+
+def test_a_proven_canary_waits_for_its_promotion(world: World, tmp_path: Path) -> None:
+    plan = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60}"
+    world.release(tmp_path / "record", plan)
+    rival = make_evidence(tmp_path / "rival", rounds=7)
+    with pytest.raises(RolloutError, match="waits for its promotion"):
+        world.release(tmp_path / "record2", plan, bundle=rival.bundle, verdict=rival.verdict, version="3")
+    left = settle("late", champion_digest=None, home=world.home, bundle_digest=rival.digest)
+    assert left.action == "left to its owner"
+    assert world.state.canary and world.state.canary.version == "2"
+
+
+def test_a_service_belongs_to_one_model(world: World, tmp_path: Path) -> None:
+    with pytest.raises(RolloutError, match="of its own"):
+        from airworthy.rollout import roll_out
+
+        other = planned().model_copy(update={"name": "early"})
+        roll_out(
+            other,
+            bundle=world.new.bundle,
+            version="2",
+            verdict=world.new.verdict,
+            stable=None,
+            traffic=world.traffic,
+            home=world.home,
+            record_out=tmp_path / "record",
+        )
+
+
+def test_a_damaged_state_file_is_named(world: World) -> None:
+    file = world.home / "serving/late/service.json"
+    file.write_text('{"format": 9}')
+    with pytest.raises(RolloutError, match=r"service\.json can't be understood"):
+        settle("late", champion_digest=None, home=world.home)
+
+
+def test_an_earlier_model_can_be_deployed_again(world: World) -> None:
+    deploy("late", model="late", bundle=world.new.bundle, version="2", home=world.home)
+    assert world.state.stable and world.state.stable.version == "2"
