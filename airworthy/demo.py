@@ -94,7 +94,7 @@ def _chapters(story: str, present: str | None) -> list[Chapter]:
         f"A good model as of {month} whose server fails 30 % of its requests: the canary must roll back",
         month,
         ("rolled back",),
-        fault="errors=0.3",
+        fault="errors:0.3",
     )
     return [*([first] if present is None else []), worse, failing]
 

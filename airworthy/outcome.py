@@ -81,7 +81,8 @@ def release_outcome(result: RunResult) -> Outcome:
 
 
 def _failed(result: RunResult, compared: str | None) -> Outcome:
-    reasons = tuple(f"{t.display_name}: {t.error}" for t in result.failures if t.error)
+    blamed = [t for t in result.failures if t.is_leaf] or result.failures
+    reasons = tuple(f"{t.display_name}: {t.error}" for t in blamed if t.error)
     if result.error:
         reasons = (result.error, *reasons)
     return Outcome("failed", result.exit_code, "a step failed", reasons, None, compared)

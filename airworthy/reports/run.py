@@ -229,8 +229,9 @@ def _parameters(result: RunResult) -> str:
 
 
 def _subtitle(result: RunResult) -> str:
-    if result.failures:
-        return "; ".join(f"{r.display_name}: {r.error}" for r in result.failures)
+    failed = [r for r in result.failures if r.is_leaf]
+    if failed:
+        return "; ".join(f"{r.display_name}: {r.error}" for r in failed)
     if "spec" in result.arguments and result.state == "SUCCEEDED":
         from airworthy.outcome import release_outcome
 

@@ -92,7 +92,7 @@ def test_a_poor_model_is_refused_and_registered_nowhere(airworthy: Airworthy, sp
 
 
 def test_a_canary_whose_server_fails_is_rolled_back(airworthy: Airworthy, spec: Spec) -> None:
-    done = airworthy.release(spec("flight_delay"), "2013-10-01", env={"AIRWORTHY_DEMO_FAULT": "errors=0.5"})
+    done = airworthy.release(spec("flight_delay"), "2013-10-01", env={"AIRWORTHY_DEMO_FAULT": "errors:0.5"})
     assert done.returncode == 3, done.stdout + done.stderr
     assert "the canary was rolled back" in done.stdout
     assert champion(airworthy) == serving(airworthy) == "2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -12,27 +11,168 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airworthy.errors import RolloutError, ServingError
+from airworthy.errors import AirworthyError, RolloutError
 from airworthy.rollout import settle
 from airworthy.rollout.record import replay
 from airworthy.serving.chaos import Fault
-from airworthy.serving.state import ServiceStore
 from tests.release_evidence import make_evidence
 from tests.unit.rollout.conftest import World, models, world  # noqa: F401 (fixtures)
 
-LONG = "{service: late, steps: [10, 50], requests_per_step: 2000, bake_requests: 2000, max_latency_increase: 9}"
-
-CONTROLLER = """
-import json, sys
+LONG = "{service: late, steps: [10, 50], requests_per_step: 600, bake_requests: 600, max_latency_increase: 9}"
+KILLS = 10
+CONTROLLER = f"""
+import sys
 from pathlib import Path
-from tests.unit.rollout.conftest import World, LONG_RELEASE
+from tests.release_evidence import Evidence
+from tests.unit.rollout.conftest import World
+
+home, old, new, traffic, record = map(Path, sys.argv[1:6])
+def evidence(folder):
+    return Evidence(folder / "bundle", "", folder / "verdict.json", folder / "rollout.json")
+outcome = World(home, evidence(old), evidence(new), traffic).release(record, {LONG!r})
+sys.stdout.write(outcome.decision)
 """
 
 
-def servers() -> list[psutil.Process]:
-    """Model servers of any test that are alive."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "tests.light_server" in (process.info["cmdline"] or []):
-            found.append(process)
-    return found
+def controller(world: World, record: Path) -> subprocess.Popen[str]:  # noqa: F811
+    """A rollout in a process of its own."""
+    folders = (world.home, world.old.bundle.parent, world.new.bundle.parent, world.traffic, record)
+    command = [sys.executable, "-c", CONTROLLER, *map(str, folders)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(world: World, states: set[str], process: subprocess.Popen[str], seconds: float = 60) -> bool:  # noqa: F811
+    """Wait until the rollout is in one of these states; false if its process ended before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        rollout = world.state.rollout
+        if rollout and rollout.owner_pid == process.pid and rollout.state in states:
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    raise AssertionError(f"the rollout did not reach {states}")
+
+
+def assert_old_serves_alone(world: World) -> None:  # noqa: F811
+    state = world.state
+    assert state.stable is not None
+    assert (state.stable.digest, state.canary, state.traffic_percent) == (world.old.digest, None, 0)
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive
+
+
+@pytest.mark.parametrize("fault", ["errors", "slow", "nan", "garbage", "crash"])
+def test_a_bad_canary_is_rolled_back_within_few_requests(world: World, tmp_path: Path, fault: str) -> None:  # noqa: F811
+    # the 40 probes before any traffic are let through, so that users' requests meet the fault
+    injected = Fault(fault, share=0.5 if fault != "crash" else 1.0, seconds=0.2, after=45)  # type: ignore[arg-type]
+    outcome = world.release(tmp_path / "record", fault=injected)
+    assert outcome.decision == "FAIL"
+    assert outcome.judgement.process in ({"latency"} if fault == "slow" else {"errors", "fast kill"})
+    assert outcome.metrics["harm"] <= 15
+    assert outcome.metrics["stable_failed"] == 0
+    assert_old_serves_alone(world)
+    record = replay(tmp_path / "record")
+    assert record.agrees
+    assert record.start["fault"]["kind"] == fault
+    assert_gone(psutil.Process().children(recursive=True))
+
+
+def test_a_canary_that_answers_nothing_gets_no_traffic(world: World, tmp_path: Path) -> None:  # noqa: F811
+    outcome = world.release(tmp_path / "record", fault=Fault("errors", share=1.0))
+    assert (outcome.decision, outcome.judgement.process) == ("FAIL", "readiness")
+    assert "answered none of 40 probes" in outcome.reason
+    assert outcome.metrics["canary_requests"] == 0
+    assert_old_serves_alone(world)
+
+
+def test_a_canary_that_never_gets_ready_gets_no_traffic(world: World, tmp_path: Path) -> None:  # noqa: F811
+    broken = make_evidence(tmp_path / "broken", rounds=4)
+    (world.home / "serving/late/models").mkdir(exist_ok=True)
+    kept = world.home / "serving/late/models" / broken.digest[:16]
+
+    import shutil
+
+    shutil.copytree(broken.bundle, kept)
+    (kept / "model.ubj").write_bytes(b"junk")
+    with pytest.raises(AirworthyError, match="changed since it was written"):
+        world.release(tmp_path / "record", bundle=broken.bundle, verdict=broken.verdict, version="3")
+    assert_old_serves_alone(world)
+
+
+def test_kill_9_at_any_moment_leaves_the_old_model_serving(world: World, tmp_path: Path) -> None:  # noqa: F811
+    dice = random.Random(20130801)
+    met = set()
+    for round_ in range(KILLS):
+        aim = ["starting", "verifying", "shifting", "baking"][round_ % 4]
+        process = controller(world, tmp_path / f"record{round_}")
+        try:
+            assert wait_for(world, {aim}, process)
+            time.sleep(dice.uniform(0, 0.4))
+            children = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.kill()
+            process.communicate()
+        rollout = world.state.rollout
+        assert rollout is not None
+        met.add(rollout.state)
+        assert_gone(children)
+        result = settle("late", champion_digest=world.old.digest, home=world.home)
+        assert result.action == "rolled back"
+        assert_old_serves_alone(world)
+        assert settle("late", champion_digest=world.old.digest, home=world.home).action == "nothing"
+    assert {"shifting", "baking"} <= met
+
+
+def test_a_killed_rollout_is_taken_over_by_the_next(world: World, tmp_path: Path) -> None:  # noqa: F811
+    process = controller(world, tmp_path / "killed")
+    assert wait_for(world, {"shifting"}, process)
+    process.kill()
+    process.communicate()
+    plan = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60}"
+    assert world.release(tmp_path / "record", plan).decision == "PASS"
+    assert replay(tmp_path / "killed").judgement is None
+
+
+def test_two_rollouts_at_once_the_second_is_refused(world: World, tmp_path: Path) -> None:  # noqa: F811
+    process = controller(world, tmp_path / "first")
+    try:
+        assert wait_for(world, {"verifying", "shifting"}, process)
+        with pytest.raises(RolloutError, match="wait until it has ended"):
+            world.release(tmp_path / "second")
+        left = settle("late", champion_digest=world.old.digest, home=world.home)
+        assert left.action == "left to its owner"
+        decision, errors = process.communicate(timeout=120)
+        assert (decision, process.returncode) == ("PASS", 0), errors
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sigterm_rolls_back_and_stops_the_servers(world: World, tmp_path: Path) -> None:  # noqa: F811
+    process = controller(world, tmp_path / "record")
+    assert wait_for(world, {"shifting"}, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the stable model serves everyone" in errors
+    assert_gone(children)
+    assert_old_serves_alone(world)
+
+
+def test_a_dead_stable_server_ends_the_rollout(world: World, tmp_path: Path) -> None:  # noqa: F811
+    process = controller(world, tmp_path / "record")
+    assert wait_for(world, {"shifting"}, process)
+    digest = world.old.digest
+    for child in psutil.Process(process.pid).children():
+        if digest in child.cmdline():
+            child.kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ServingError" in errors
+    assert_old_serves_alone(world)

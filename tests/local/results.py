@@ -19,5 +19,6 @@ def names(result: RunResult, state: str = "SUCCEEDED") -> list[str]:
 
 def output(result: RunResult, name: str, key: str = "Output") -> Any:
     """An output parameter of the only task with this name."""
-    (record,) = [record for record in result.tasks.values() if record.name == name]
+    found = [record for record in result.tasks.values() if record.name == name]
+    (record,) = [record for record in found if record.state == "SUCCEEDED"]
     return record.outputs["parameters"][key]

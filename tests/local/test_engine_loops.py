@@ -270,7 +270,9 @@ def conditions_on_items(items: List[Dict[str, int]]):
 
 def test_conditions_on_fields_of_items_in_nested_loops(run):
     result = run(conditions_on_items, {"items": [{"a": 1, "b": 5}, {"a": 2, "b": 6}]})
-    found = sorted(r.outputs["parameters"]["Output"] for r in result.tasks.values() if r.is_leaf and r.outputs)
+    found = sorted(
+        r.outputs["parameters"]["Output"] for r in result.tasks.values() if r.is_leaf and r.outputs
+    )
     assert (result.state, found) == ("SUCCEEDED", ["15", "26"])
 
 

