@@ -91,8 +91,8 @@ def bars(title: str, values: Mapping[str, float], *, unit: str = "", limit: floa
 
 def tick(value: float) -> str:
     """A number short enough for an axis."""
-    if value and abs(value) < 1e-3:
-        return f"{value:.0e}"
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
