@@ -33,7 +33,7 @@ def release(
         training_gpus: GPUs to request for training on a cluster; 0 trains on CPUs.
     """
     settle = configure(settle_release(spec=spec), "settle_release")
-    with dsl.ExitHandler(settle):
+    with dsl.ExitHandler(settle, name="release"):
         champion = configure(load_champion(spec=spec), "load_champion").outputs["champion"]
         data = configure(retrieve_features(spec=spec, as_of=as_of), "retrieve_features").outputs
         windows = {name: data[name] for name in ("train", "tune", "test")}

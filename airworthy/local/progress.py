@@ -92,7 +92,7 @@ class Progress:
 
 
 def _plain(record: TaskRecord) -> str:
-    parts = [_MARKS[record.state][0], record.path, _duration(record), _remark(record)]
+    parts = [_MARKS[record.state][0], record.display_name, _duration(record), _remark(record)]
     return " ".join(part for part in parts if part)
 
 

@@ -2,53 +2,62 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.context
 import random
-import subprocess
-import sys
+import shutil
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from airworthy.errors import AirworthyError, RolloutError
+from airworthy.errors import AirworthyError, BundleError, RolloutError
 from airworthy.rollout import settle
 from airworthy.rollout.record import replay
 from airworthy.serving.chaos import Fault
-from tests.release_evidence import make_evidence
+from airworthy.verdict import read_verdict, write_verdict
+from tests.release_evidence import make_bundle
 from tests.unit.rollout.conftest import World, models, world  # noqa: F401 (fixtures)
 
 LONG = "{service: late, steps: [10, 50], requests_per_step: 600, bake_requests: 600, max_latency_increase: 9}"
 KILLS = 10
-CONTROLLER = f"""
-import sys
-from pathlib import Path
-from tests.release_evidence import Evidence
-from tests.unit.rollout.conftest import World
-
-home, old, new, traffic, record = map(Path, sys.argv[1:6])
-def evidence(folder):
-    return Evidence(folder / "bundle", "", folder / "verdict.json", folder / "rollout.json")
-outcome = World(home, evidence(old), evidence(new), traffic).release(record, {LONG!r})
-sys.stdout.write(outcome.decision)
-"""
+Controller = multiprocessing.context.ForkProcess
 
 
-def controller(world: World, record: Path) -> subprocess.Popen[str]:  # noqa: F811
-    """A rollout in a process of its own."""
-    folders = (world.home, world.old.bundle.parent, world.new.bundle.parent, world.traffic, record)
-    command = [sys.executable, "-c", CONTROLLER, *map(str, folders)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def controller(world: World, record: Path) -> Controller:  # noqa: F811
+    """A rollout in a process of its own (forked, so that it starts at once)."""
+
+    def body() -> None:
+        try:
+            ending = world.release(record, LONG).decision
+        except AirworthyError as error:
+            ending = f"{type(error).__name__}: {error}"
+        record.with_suffix(".end").write_text(ending)
+
+    process = multiprocessing.get_context("fork").Process(target=body)
+    process.start()
+    return process
 
 
-def wait_for(world: World, states: set[str], process: subprocess.Popen[str], seconds: float = 60) -> bool:  # noqa: F811
+def ending(process: Controller, record: Path) -> str:
+    process.join(60)
+    return record.with_suffix(".end").read_text()
+
+
+def kill(process: Controller) -> None:
+    process.kill()
+    process.join()
+
+
+def wait_for(world: World, states: set[str], process: Controller, seconds: float = 60) -> bool:  # noqa: F811
     """Wait until the rollout is in one of these states; false if its process ended before."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         rollout = world.state.rollout
         if rollout and rollout.owner_pid == process.pid and rollout.state in states:
             return True
-        if process.poll() is not None:
+        if not process.is_alive():
             return False
         time.sleep(0.01)
     raise AssertionError(f"the rollout did not reach {states}")
@@ -90,16 +99,27 @@ def test_a_canary_that_answers_nothing_gets_no_traffic(world: World, tmp_path: P
 
 
 def test_a_canary_that_never_gets_ready_gets_no_traffic(world: World, tmp_path: Path) -> None:  # noqa: F811
-    broken = make_evidence(tmp_path / "broken", rounds=4)
-    (world.home / "serving/late/models").mkdir(exist_ok=True)
-    kept = world.home / "serving/late/models" / broken.digest[:16]
+    digest = make_bundle(tmp_path / "bundle", booster=b"junk")  # digests are right, the model is not one
+    judged = read_verdict(world.new.verdict).model_copy(update={"bundle_digest": digest})
+    write_verdict(judged, tmp_path / "verdict.json")
+    outcome = world.release(
+        tmp_path / "record",
+        bundle=tmp_path / "bundle",
+        verdict=tmp_path / "verdict.json",
+        server_module="airworthy.serving.server",
+    )
+    assert (outcome.decision, outcome.judgement.process) == ("FAIL", "readiness")
+    assert "ended before it was ready" in outcome.reason
+    assert outcome.metrics["canary_requests"] == 0
+    assert_old_serves_alone(world)
 
-    import shutil
 
-    shutil.copytree(broken.bundle, kept)
+def test_a_damaged_copy_in_the_service_is_not_served(world: World, tmp_path: Path) -> None:  # noqa: F811
+    kept = world.home / "serving/late/models" / world.new.digest[:16]
+    shutil.copytree(world.new.bundle, kept)
     (kept / "model.ubj").write_bytes(b"junk")
-    with pytest.raises(AirworthyError, match="changed since it was written"):
-        world.release(tmp_path / "record", bundle=broken.bundle, verdict=broken.verdict, version="3")
+    with pytest.raises(BundleError, match="changed since it was written"):
+        world.release(tmp_path / "record")
     assert_old_serves_alone(world)
 
 
@@ -114,8 +134,7 @@ def test_kill_9_at_any_moment_leaves_the_old_model_serving(world: World, tmp_pat
             time.sleep(dice.uniform(0, 0.4))
             children = psutil.Process(process.pid).children(recursive=True)
         finally:
-            process.kill()
-            process.communicate()
+            kill(process)
         rollout = world.state.rollout
         assert rollout is not None
         met.add(rollout.state)
@@ -130,8 +149,7 @@ def test_kill_9_at_any_moment_leaves_the_old_model_serving(world: World, tmp_pat
 def test_a_killed_rollout_is_taken_over_by_the_next(world: World, tmp_path: Path) -> None:  # noqa: F811
     process = controller(world, tmp_path / "killed")
     assert wait_for(world, {"shifting"}, process)
-    process.kill()
-    process.communicate()
+    kill(process)
     plan = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60}"
     assert world.release(tmp_path / "record", plan).decision == "PASS"
     assert replay(tmp_path / "killed").judgement is None
@@ -145,11 +163,9 @@ def test_two_rollouts_at_once_the_second_is_refused(world: World, tmp_path: Path
             world.release(tmp_path / "second")
         left = settle("late", champion_digest=world.old.digest, home=world.home)
         assert left.action == "left to its owner"
-        decision, errors = process.communicate(timeout=120)
-        assert (decision, process.returncode) == ("PASS", 0), errors
+        assert ending(process, tmp_path / "first") == "PASS"
     finally:
-        process.kill()
-        process.communicate()
+        kill(process)
 
 
 def test_sigterm_rolls_back_and_stops_the_servers(world: World, tmp_path: Path) -> None:  # noqa: F811
@@ -158,9 +174,7 @@ def test_sigterm_rolls_back_and_stops_the_servers(world: World, tmp_path: Path) 
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     process.terminate()
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "the stable model serves everyone" in errors
+    assert "the stable model serves everyone" in ending(process, tmp_path / "record")
     assert_gone(children)
     assert_old_serves_alone(world)
 
@@ -172,7 +186,5 @@ def test_a_dead_stable_server_ends_the_rollout(world: World, tmp_path: Path) -> 
     for child in psutil.Process(process.pid).children():
         if digest in child.cmdline():
             child.kill()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "ServingError" in errors
+    assert ending(process, tmp_path / "record").startswith("ServingError")
     assert_old_serves_alone(world)
