@@ -45,10 +45,7 @@ FLIGHTS = Path("models/flight_delay.yaml")
 def main() -> NoReturn:
     """Entry point: user mistakes end in one sentence and an exit code, never in a stack trace."""
     try:
-        app(standalone_mode=False)
-        code = 0
-    except typer.Exit as stop:
-        code = stop.exit_code
+        code = int(app(standalone_mode=False) or 0)  # an Exit comes back as its code
     except AirworthyError as error:
         err.print(f"[red bold]error:[/] {escape(str(error))}", soft_wrap=True)
         code = error.exit_code

@@ -19,6 +19,7 @@ once. The bets themselves: `airworthy.rollout.betting`.
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 ALPHA_SHARES = {"errors": 0.4, "latency": 0.3, "limit": 0.2, "scores": 0.1}
 RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 15.0)
 LATENCY_RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0)
-LATENCY_QUANTILES = (0.5, 0.95, 0.99)
+LATENCY_LEVELS = ((0.95, 1.0), (0.5, 1.0), (0.99, 1.0), (0.95, 4.0))
+"""Quantile of the stable arm's latest times, and factor on it: events from small shifts to rare long waits."""
 FAST_KILL = 10
 STABLE_MEMORY = 50
 STABLE_WORKS = 0.2
@@ -89,14 +91,15 @@ class Judge:
         self.counts: dict[Arm, ArmCounts] = {"stable": ArmCounts(), "canary": ArmCounts()}
         self.failure: Failure | None = None
         self.warnings: list[str] = []
-        self.latency_limits: tuple[float, ...] = ()
         self._errors = ArmBet(RATIOS)
-        self._latency = [ArmBet(LATENCY_RATIOS) for _ in LATENCY_QUANTILES]
-        self._busy_until = [0.0] * len(LATENCY_QUANTILES)
+        self._latency = [ArmBet(LATENCY_RATIOS) for _ in LATENCY_LEVELS]
+        self._busy_until = [0.0] * len(LATENCY_LEVELS)
         self._scores: ScoreBet | None = None
         self._below = RateBet(m, (0.0, m / 5, m / 2))
         self._above = RateBet(m, tuple(m + (1.0 - m) * part for part in (0.05, 0.2, 0.5)))
-        self._warm: list[tuple[float, float]] = []
+        self._warm_scores: list[float] = []
+        self._recent: deque[float] = deque()
+        self._ordered: list[float] = []
         self._canary_run = 0
         self._stable_bad: deque[bool] = deque(maxlen=STABLE_MEMORY)
 
@@ -144,29 +147,41 @@ class Judge:
         }
 
     def _compare_answers(self, seen: Observation, canary: bool) -> None:
-        if not self.latency_limits:
+        if self._scores is None:
             if not canary and seen.score is not None:
-                self._warm.append((seen.seconds, seen.score))
-            if len(self._warm) >= self.settings.warm_up:
-                self._fix_references()
+                self._warm_scores.append(seen.score)
+                self._remember(seen.seconds)
+            if len(self._warm_scores) >= self.settings.warm_up:
+                ordered = sorted(self._warm_scores)
+                self._scores = ScoreBet(sorted({quantile(ordered, k / 10) for k in range(1, 10)}))
             return
-        seconds = seen.seconds / (1.0 + self.settings.max_latency_increase) if canary else seen.seconds
-        for i, limit in enumerate(self.latency_limits):
-            # One stall makes several requests in flight slow: it counts once. Fair to both arms, because
-            # whether a request overlaps an earlier event does not depend on its own draw.
-            if seconds > limit and seen.at >= self._busy_until[i]:
-                self._latency[i].event(canary, seen.share)
-                self._busy_until[i] = seen.at + seen.seconds
-        self.counts[seen.arm].slow += seconds > self.latency_limits[LATENCY_QUANTILES.index(0.95)]
-        if seen.score is not None and self._scores:
+        self._compare_latency(seen, canary)
+        if seen.score is not None:
             self._scores.observe(seen.score, canary, seen.share)
+        if not canary:
+            self._remember(seen.seconds)
 
-    def _fix_references(self) -> None:
-        """Latency limits and score bins, from stable answers alone and before any event they will judge."""
-        seconds = sorted(pair[0] for pair in self._warm)
-        scores = sorted(pair[1] for pair in self._warm)
-        self.latency_limits = tuple(quantile(seconds, q) for q in LATENCY_QUANTILES)
-        self._scores = ScoreBet(sorted({quantile(scores, k / 10) for k in range(1, 10)}))
+    def _compare_latency(self, seen: Observation, canary: bool) -> None:
+        """An event is a time above a quantile of the stable arm's latest times, all of them before this one."""
+        seconds = seen.seconds / (1.0 + self.settings.max_latency_increase) if canary else seen.seconds
+        for i, (q, factor) in enumerate(LATENCY_LEVELS):
+            if seconds <= factor * quantile(self._ordered, q):
+                continue
+            self.counts[seen.arm].slow += i == 0
+            # One stall of the canary makes all its requests in flight slow, but is one event. Leaving out
+            # canary events only ever lowers the wealth, so the bet stays fair.
+            if canary and seen.at < self._busy_until[i]:
+                continue
+            self._latency[i].event(canary, seen.share)
+            if canary:
+                self._busy_until[i] = seen.at + seen.seconds
+
+    def _remember(self, seconds: float) -> None:
+        """Keep the stable arm's latest times, in order of arrival and of size."""
+        self._recent.append(seconds)
+        bisect.insort(self._ordered, seconds)
+        if len(self._recent) > self.settings.warm_up:
+            self._ordered.pop(bisect.bisect_left(self._ordered, self._recent.popleft()))
 
     def _failure(self, seen: Observation) -> Failure | None:
         stable_bad = sum(self._stable_bad) / len(self._stable_bad) if self._stable_bad else 0.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from airworthy.errors import ServingError
-from airworthy.serving.local import ServerOptions, ServerProcess
+from airworthy.serving.local import SERVER_MODULE, ServerOptions, ServerProcess
 from airworthy.serving.observation import Observation
 from airworthy.serving.splitter import Splitter
 from airworthy.serving.state import Deployed, Service, ServiceStore, services
@@ -41,7 +41,13 @@ def service_of(model: str, home: Path) -> Service:
 
 
 async def stand(
-    model: str, home: Path, *, port: int, tell: Callable[[str], None], stop: asyncio.Event | None = None
+    model: str,
+    home: Path,
+    *,
+    port: int,
+    tell: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+    server_module: str = SERVER_MODULE,
 ) -> None:
     """Serve a model's stable version on 127.0.0.1 until `stop` is set, SIGINT or SIGTERM.
 
@@ -51,6 +57,7 @@ async def stand(
         port: Port of the splitter; 0 takes a free one.
         tell: Receives sentences for the user.
         stop: Ends the service; by default only a signal does.
+        server_module: Module that is run as the model server.
 
     Raises:
         ServingError: Nothing to serve, the port is taken, or the server doesn't start.
@@ -63,7 +70,7 @@ async def stand(
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     (store.folder / "logs").mkdir(parents=True, exist_ok=True)
     current = service.stable
-    server = _server(store, service, current)
+    server = _server(store, service, current, server_module)
     splitter: Splitter | None = None
     with (store.folder / "logs" / "requests.jsonl").open("a") as requests:
         try:
@@ -75,7 +82,7 @@ async def stand(
                 service = store.read() or service
                 wanted = service.stable or current
                 if wanted != current or not server.alive:
-                    old, server = server, _server(store, service, wanted)
+                    old, server = server, _server(store, service, wanted, server_module)
                     server.start()
                     splitter.replace_stable(await server.ready())
                     await asyncio.to_thread(old.stop)
@@ -111,7 +118,7 @@ def _logger(file: IO[str]) -> Callable[[Observation], None]:
     return write
 
 
-def _server(store: ServiceStore, service: Service, deployed: Deployed) -> ServerProcess:
+def _server(store: ServiceStore, service: Service, deployed: Deployed, module: str) -> ServerProcess:
     options = ServerOptions(
         bundle=store.path(deployed),
         name=service.model,
@@ -120,4 +127,4 @@ def _server(store: ServiceStore, service: Service, deployed: Deployed) -> Server
         max_rows=service.serving.max_rows,
         unseen_category=service.serving.unseen_category,
     )
-    return ServerProcess(options, store.folder / "logs" / "stable.log")
+    return ServerProcess(options, store.folder / "logs" / "stable.log", module)

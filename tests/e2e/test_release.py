@@ -17,7 +17,7 @@ from airworthy.local import list_runs
 from airworthy.outcome import artifact, release_outcome, task
 from airworthy.registry import Registry
 from airworthy.verdict import read_verdict
-from tests.e2e.conftest import Airworthy
+from tests.e2e.conftest import ROOT, Airworthy
 
 pytestmark = pytest.mark.e2e
 Spec = Callable[..., Path]
@@ -116,18 +116,8 @@ def test_broken_data_stops_the_run_with_a_readable_table(airworthy: Airworthy, s
 def test_a_release_killed_in_its_rollout_leaves_the_old_model_and_can_go_on(airworthy: Airworthy, spec: Spec) -> None:
     model = spec("flight_delay", {"rollout.requests_per_step": 5000})
     state_file = airworthy.home / "serving" / "flight-delay" / "service.json"
-    engine = subprocess.Popen(
-        airworthy.command("run", "--model", str(model), "--as-of", "2013-11-01", "--plain"),
-        cwd=Path(__file__).parents[2],
-        env=airworthy.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while json.loads(state_file.read_text())["traffic_percent"] == 0:
-        assert engine.poll() is None, "the run ended before its canary had traffic"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    engine = start(airworthy, model, "2013-11-01")
+    wait_until(lambda: json.loads(state_file.read_text())["traffic_percent"] > 0, engine)
     os.kill(engine.pid, signal.SIGKILL)
     engine.wait()
     _, alive = psutil.wait_procs(airworthy.processes(), timeout=20)
@@ -139,6 +129,22 @@ def test_a_release_killed_in_its_rollout_leaves_the_old_model_and_can_go_on(airw
     finished = release_outcome(list_runs(airworthy.home)[0])
     assert finished.ending in ("released", "rolled back")
     assert champion(airworthy) == serving(airworthy) == ("3" if finished.ending == "released" else "2")
+
+
+def test_ctrl_c_ends_a_release_in_order(airworthy: Airworthy, spec: Spec) -> None:
+    before = champion(airworthy)
+    known = {run.run_id for run in list_runs(airworthy.home)}
+    engine = start(airworthy, spec("flight_delay", {"trainer.seed": 8}), "2013-11-01")
+    wait_until(lambda: _running(airworthy, known, "train-model"), engine)
+    engine.send_signal(signal.SIGINT)
+    assert engine.wait(timeout=120) == 130
+    assert airworthy.processes() == []
+    run = list_runs(airworthy.home)[0]
+    settled = task(run, "settle-release")
+    assert run.state == "CANCELED"
+    assert settled is not None
+    assert settled.state == "SUCCEEDED"
+    assert champion(airworthy) == serving(airworthy) == before
 
 
 def test_rollback_returns_to_the_previous_champion_in_registry_and_serving(airworthy: Airworthy) -> None:
@@ -155,6 +161,32 @@ def test_another_model_goes_through_the_same_yaml(airworthy: Airworthy, spec: Sp
     assert done.returncode == 0, done.stdout + done.stderr
     assert champion(airworthy, "departure_delay") == "1"
     assert serving(airworthy, "departure-delay") == "1"
+
+
+def start(airworthy: Airworthy, model: Path, as_of: str) -> subprocess.Popen[bytes]:
+    """A release that goes on while the test looks at it."""
+    return subprocess.Popen(
+        airworthy.command("run", "--model", str(model), "--as-of", as_of, "--plain"),
+        cwd=ROOT,
+        env=airworthy.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_until(condition: Callable[[], bool], engine: subprocess.Popen[bytes], seconds: float = 300) -> None:
+    """Wait for something to become true while the engine runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert engine.poll() is None, "the run ended first"
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
+def _running(airworthy: Airworthy, known: set[str], name: str) -> bool:
+    runs = [run for run in list_runs(airworthy.home) if run.run_id not in known]
+    record = task(runs[0], name) if runs else None
+    return record is not None and record.state == "RUNNING"
 
 
 def _schema_of(model: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from airworthy import cli
 from airworthy.client import parse_parameters
+from airworthy.doctor import Finding
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "models" / "flight_delay.yaml")
@@ -85,6 +86,14 @@ def test_an_as_of_that_is_no_time_is_refused(airworthy: Cli) -> None:
         parse_as_of("next Tuesday")
     assert parse_as_of("2013-09-01").isoformat() == "2013-09-01T00:00:00+00:00"
     assert parse_as_of("2013-09-01T00:00-04:00").hour == 4
+
+
+def test_the_exit_code_of_a_command_is_the_processes_own(airworthy: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    code, out, _ = airworthy("doctor")
+    assert code == (2 if "problem" in out else 0)
+    monkeypatch.setattr("airworthy.doctor._uv", lambda: Finding("uv", "problem", "not there"))
+    assert airworthy("doctor")[0] == 2
 
 
 def test_help_has_examples(airworthy: Cli) -> None:

@@ -194,7 +194,7 @@ def test_smoke_test_names_the_worst_row(judged: Evidence, rows: Path, scores: Pa
     import pyarrow as pa
 
     pq.write_table(pa.table(table), tmp_path / "scores.parquet")
-    with pytest.raises(ServingError, match=f"to row '{table['id'][17]}'.* 1 of 300 rows differ"):
+    with pytest.raises(ServingError, match=f"to row '{table['id'][17]}'.*1 of 300 rows differ"):
         smoke_test(
             spec()[0],
             verdict=judged.verdict,
