@@ -26,8 +26,8 @@ from typing import Any
 
 from airworthy import datasets
 from airworthy.client import LocalClient
-from airworthy.features.service import service_inputs
 from airworthy.feast_repo import get_service, open_store
+from airworthy.features.service import service_inputs
 from airworthy.local import Environments, RunResult, TaskRecord
 from airworthy.local.executor import child_environment
 from airworthy.model_spec import ModelSpec, read_spec
@@ -140,9 +140,9 @@ def idle_seconds(result: RunResult) -> float:
     """Seconds of a run in which no step ran: the engine's own."""
     busy, end = 0.0, result.started or 0.0
     for record in leaves(result):
-        assert record.started and record.ended
-        busy += max(0.0, record.ended - max(record.started, end))
-        end = max(end, record.ended)
+        began, ended = record.started or 0.0, record.ended or 0.0
+        busy += max(0.0, ended - max(began, end))
+        end = max(end, ended)
     return _wall(result) - busy
 
 

@@ -47,6 +47,7 @@ class Setting:
         spec: The model spec; `spec.rollout` is the plan.
         store: The service's state.
         bodies: V1 request bodies to replay as traffic.
+        inputs: Names of all features in the bodies: each arm reads its own and ignores the other's.
         settings: The judge's.
         fault: Injected misbehaviour of the canary (demo only).
         rollout_id: The rollout that this controller owns.
@@ -57,6 +58,7 @@ class Setting:
     spec: ModelSpec
     store: ServiceStore
     bodies: tuple[bytes, ...]
+    inputs: tuple[str, ...]
     settings: Settings
     fault: Fault | None
     rollout_id: str
@@ -283,5 +285,6 @@ class Controller:
             digest=deployed.digest,
             max_rows=spec.serving.max_rows,
             unseen_category=spec.serving.unseen_category,
+            ignored=self._setting.inputs,
         )
         return ServerProcess(options, self._setting.logs / f"{arm}.log", self._setting.server_module)

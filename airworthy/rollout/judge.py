@@ -30,6 +30,8 @@ from airworthy.rollout.betting import ArmBet, RateBet, ScoreBet, quantile
 from airworthy.serving.observation import Arm, Observation
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+JUDGE = 1
+"""Raised whenever the same observations may give another judgement; records name it."""
 ALPHA_SHARES = {"errors": 0.4, "latency": 0.3, "limit": 0.2, "scores": 0.1}
 RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 15.0)
 LATENCY_RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from airworthy.errors import RolloutError
-from airworthy.rollout.judge import Judge, Judgement, Settings, conclude
+from airworthy.rollout.judge import JUDGE, Judge, Judgement, Settings, conclude
 from airworthy.serving.observation import Observation
 
 LINES = "record.jsonl"
@@ -113,6 +113,11 @@ def replay(record: Path) -> Replay:
     lines = tuple(_read(path))
     if not lines or lines[0].get("kind") != "start":
         raise RolloutError(f"{path}: not a rollout record: it does not begin with a start line")
+    if lines[0].get("judge") != JUDGE:
+        raise RolloutError(
+            f"{path}: judged by rules number {lines[0].get('judge')}, but this is number {JUDGE}: replay it "
+            "with the version of Airworthy that made it"
+        )
     try:
         judge = Judge(Settings(**lines[0]["settings"]))
         observations = tuple(

@@ -14,7 +14,7 @@ from typing import Any
 from airworthy.errors import RolloutError
 from airworthy.model_spec import ModelSpec
 from airworthy.rollout.controller import Controller, Setting
-from airworthy.rollout.judge import Judgement, Outcome, Settings
+from airworthy.rollout.judge import JUDGE, Judgement, Outcome, Settings
 from airworthy.rollout.record import RecordWriter, replay
 from airworthy.rollout.report import render
 from airworthy.rollout.rest import refuse_if_taken
@@ -89,16 +89,19 @@ def roll_out(
 
     require_passed(verdict, bundle)
     fault = fault or Fault.from_environment()
-    features = read_bundle_info(bundle).features
-    rows = sample_rows(traffic, [f.name for f in features], TRAFFIC_ROWS)
-    bodies = tuple(v1_body([row], features) for row in rows)
     store = ServiceStore(home, spec.rollout.service)
+    features = {f.name: f for f in read_bundle_info(bundle).features}
+    if stable:
+        features = {f.name: f for f in read_bundle_info(stable[0]).features} | features
+    rows = sample_rows(traffic, list(features), TRAFFIC_ROWS)
+    bodies = tuple(v1_body([row], tuple(features.values())) for row in rows)
     state = _begin(store, spec, bundle, version, stable)
     assert state.rollout is not None
     setting = Setting(
         spec,
         store,
         bodies,
+        tuple(features),
         Settings.of(spec.rollout),
         fault,
         state.rollout.id,
@@ -207,6 +210,7 @@ def _facts(setting: Setting, state: Service) -> dict[str, Any]:
         "stable_version": state.stable.version if state.stable else None,
         "stable_digest": state.stable.digest if state.stable else None,
         "compared": state.stable is not None,
+        "judge": JUDGE,
         "settings": dataclasses.asdict(setting.settings),
         "plan": plan.model_dump(mode="json"),
         "traffic": "replayed rows of the test window",

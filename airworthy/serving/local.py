@@ -39,6 +39,8 @@ class ServerOptions:
     max_rows: int = 1000
     unseen_category: str = "missing"
     port: int = 0
+    ignored: tuple[str, ...] = ()
+    """Inputs to accept and not read: those of the other arm, when two versions read different features."""
 
 
 class ServerProcess:
@@ -76,6 +78,7 @@ class ServerProcess:
             *("--bundle", str(options.bundle), "--model_name", options.name),
             *("--model_version", options.version, "--http_port", str(options.port)),
             *("--max_rows", str(options.max_rows), "--unseen_category", options.unseen_category),
+            *("--ignore", ",".join(options.ignored)),
             *("--announce", str(self._address_file)),
             *(("--expected_digest", options.digest) if options.digest else ()),
         ]

@@ -50,8 +50,10 @@ _WANTED = {
 }
 
 
-def read_v1(body: Any, features: Sequence[FeatureLike], max_rows: int) -> Columns:
-    """Columns of a V1 body, in the features' order.
+def read_v1(
+    body: Any, features: Sequence[FeatureLike], max_rows: int, ignored: frozenset[str] = frozenset()
+) -> Columns:
+    """Columns of a V1 body, in the features' order; `ignored` names may be there and are not read.
 
     Raises:
         DataError: One sentence that says what is wrong and where; meant for the caller (HTTP 400).
@@ -64,12 +66,12 @@ def read_v1(body: Any, features: Sequence[FeatureLike], max_rows: int) -> Column
     rows = body["instances"]
     check_rows(len(rows), max_rows)
     names = [feature.name for feature in features]
-    known = set(names)
+    known, ignored = set(names), ignored - set(names)
     for position, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError(f"instances[{position}] must be an object that maps feature names to values")
-        if row.keys() != known:
-            _complain_about_names(row, names, f"instances[{position}]")
+        if row.keys() - ignored != known:
+            _complain_about_names(row.keys() - ignored, names, f"instances[{position}]")
     columns: Columns = {}
     for feature in features:
         name = feature.name
@@ -81,18 +83,23 @@ def read_v1(body: Any, features: Sequence[FeatureLike], max_rows: int) -> Column
     return columns
 
 
-def read_v2(request: Any, features: Sequence[FeatureLike], max_rows: int) -> Columns:
-    """Columns of a V2 request (a KServe `InferRequest`), in the features' order.
+def read_v2(
+    request: Any, features: Sequence[FeatureLike], max_rows: int, ignored: frozenset[str] = frozenset()
+) -> Columns:
+    """Columns of a V2 request (a KServe `InferRequest`), in the features' order; see `read_v1`.
 
     Raises:
         DataError: One sentence that says what is wrong and where; meant for the caller (HTTP 400).
     """
     tensors: dict[str, Any] = {}
+    names = [feature.name for feature in features]
+    ignored -= set(names)
     for tensor in request.inputs:
+        if tensor.name in ignored:
+            continue
         if tensor.name in tensors:
             raise DataError(f"input {tensor.name!r} is there twice")
         tensors[tensor.name] = tensor
-    names = [feature.name for feature in features]
     if tensors.keys() != set(names):
         _complain_about_names(tensors, names, "inputs")
     count = _length(tensors[names[0]])

@@ -40,7 +40,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def make_model(name: str, scorer: Scorer, *, max_rows: int, unseen_category: str) -> Any:
+def make_model(
+    name: str,
+    scorer: Scorer,
+    *,
+    max_rows: int,
+    unseen_category: str,
+    ignored: frozenset[str] = frozenset(),
+) -> Any:
     """A KServe model that answers V1 and V2 requests with the scorer's probabilities.
 
     Args:
@@ -48,6 +55,7 @@ def make_model(name: str, scorer: Scorer, *, max_rows: int, unseen_category: str
         scorer: Loaded and verified.
         max_rows: Most rows in one request.
         unseen_category: `missing` scores them as missing and counts them; `reject` answers 400.
+        ignored: Inputs that may be sent although this model does not read them.
     """
     from kserve import InferOutput, InferRequest, InferResponse, Model
     from kserve.errors import InvalidInput
@@ -73,7 +81,7 @@ def make_model(name: str, scorer: Scorer, *, max_rows: int, unseen_category: str
         ) -> Any:
             v2 = isinstance(payload, InferRequest)
             try:
-                columns = (read_v2 if v2 else read_v1)(payload, features, max_rows)
+                columns = (read_v2 if v2 else read_v1)(payload, features, max_rows, ignored)
                 matrix, unseen = scorer.encode(columns)
                 if unseen and unseen_category == "reject":
                     raise DataError(
@@ -230,6 +238,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--http_port", type=int, default=8080, help="0 picks a free one")
     parser.add_argument("--max_rows", type=int, default=1000, help="most rows in one request")
+    parser.add_argument("--ignore", default="", help="inputs to accept and not read, separated by commas")
     parser.add_argument("--unseen_category", choices=["missing", "reject"], default="missing")
     parser.add_argument("--announce", type=Path, help="file to write the address to")
     parser.add_argument("--follow_parent", action="store_true", help="end when standard input ends")
@@ -247,7 +256,13 @@ def _serve(options: argparse.Namespace) -> int:
         )
     scorer = Scorer.load(options.bundle, verify=False)
     name = options.model_name or scorer.info.model
-    model = make_model(name, scorer, max_rows=options.max_rows, unseen_category=options.unseen_category)
+    model = make_model(
+        name,
+        scorer,
+        max_rows=options.max_rows,
+        unseen_category=options.unseen_category,
+        ignored=frozenset(options.ignore.split(",")) - {""},
+    )
     for noisy in ("kserve", "kserve.trace", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # The protocol is named because asyncio turns Nagle's delay off (40 ms per answer) only for a named one.

@@ -188,3 +188,18 @@ def test_a_dead_stable_server_ends_the_rollout(world: World, tmp_path: Path) -> 
             child.kill()
     assert ending(process, tmp_path / "record").startswith("ServingError")
     assert_old_serves_alone(world)
+
+
+def test_versions_that_read_different_features_can_be_compared(world: World, tmp_path: Path) -> None:  # noqa: F811
+    digest = make_bundle(tmp_path / "bundle", drop=("distance",))
+    judged = read_verdict(world.new.verdict).model_copy(update={"bundle_digest": digest})
+    write_verdict(judged, tmp_path / "verdict.json")
+    outcome = world.release(
+        tmp_path / "record",
+        "{service: late, steps: [50], requests_per_step: 100, bake_requests: 50, max_latency_increase: 9}",
+        bundle=tmp_path / "bundle",
+        verdict=tmp_path / "verdict.json",
+        server_module="airworthy.serving.server",
+    )
+    assert outcome.decision == "PASS"
+    assert outcome.metrics["stable_rejected"] == outcome.metrics["canary_rejected"] == 0

@@ -67,6 +67,9 @@ def test_a_record_that_was_changed_is_found_out(world: World, tmp_path: Path) ->
     (record / "record.jsonl").write_text(lines.replace('"ok"', '"error"', 400))
     assert not replay(record).agrees
     assert main(["replay", str(record)]) == 1
+    (record / "record.jsonl").write_text(lines.replace('"judge":1', '"judge":0'))
+    with pytest.raises(RolloutError, match="rules number 0"):
+        replay(record)
     (record / "record.jsonl").write_text(lines.replace('"kind":"requests"', '"kind":"requests', 1))
     with pytest.raises(RolloutError, match="damaged"):
         replay(record)

@@ -108,3 +108,13 @@ def test_v2_mistakes_are_named(request_: Request, message: str) -> None:
     with pytest.raises(DataError) as caught:
         read_v2(request_, FEATURES, 10)
     assert message in str(caught.value)
+
+
+def test_named_inputs_may_be_sent_and_are_not_read() -> None:
+    ignored = frozenset({"gate", "hour"})  # the name of a feature stays a feature
+    body = {"instances": [{**ROW, "gate": "B12"}]}
+    assert read_v1(body, FEATURES, 10, ignored) == read_v1({"instances": [ROW]}, FEATURES, 10)
+    extra = tensors(gate=Tensor("gate", "BYTES", ["B12"], [1]))
+    assert read_v2(extra, FEATURES, 10, ignored) == read_v2(tensors(), FEATURES, 10)
+    with pytest.raises(DataError, match="'gate' is not a feature"):
+        read_v1(body, FEATURES, 10)
