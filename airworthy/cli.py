@@ -271,9 +271,11 @@ def schema_infer(
 @rollout_app.command("replay", epilog="Example:\n\n  airworthy rollout replay .airworthy/runs/RUN/…/record")
 def rollout_replay(
     record: Annotated[Path, typer.Argument(help="Folder or file of a rollout record.")],
+    report: Annotated[Path | None, typer.Option(help="Also draw its page into this file.")] = None,
 ) -> None:
     """Recompute a rollout's decision from its record."""
-    _in_environment("release", "replay", str(record))
+    page = ["--report", str(report)] if report else []
+    _in_environment("release", "replay", str(record), *page)
 
 
 @app.command()
@@ -298,7 +300,9 @@ def _in_environment(group: str, *arguments: str) -> None:
     from airworthy.local.environments import Environments
     from airworthy.state import home
 
-    python = Environments(home(), say=lambda text: err.print(f"[dim]{escape(text)}[/]")).python_of_group(group)
+    python = Environments(home(), say=lambda text: err.print(f"[dim]{escape(text)}[/]")).python_of_group(
+        group
+    )
     environment = {**os.environ, "AIRWORTHY_HOME": str(home()), "PYTHONPATH": ""}
     command = [str(python), "-m", "airworthy.operations", *arguments]
     with subprocess.Popen(command, env=environment) as process:

@@ -256,7 +256,9 @@ def parse_as_of(text: str | None) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"as_of {text!r} is no ISO date or time, such as 2013-09-01 or 2013-09-01T04:00") from None
+        raise ConfigError(
+            f"as_of {text!r} is no ISO date or time, such as 2013-09-01 or 2013-09-01T04:00"
+        ) from None
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -53,25 +53,36 @@ def rollback(model: str, reason: str) -> None:
         bundle = registry.fetch_bundle(previous, Path(scratch) / "bundle")
         service = previous.tags["service"]
         deploy(service, model=model, bundle=bundle, version=previous.version, home=home())
-    _say(f"{model}: version {previous.version} is champion again and serves; version {replaced.version} is out")
+    _say(
+        f"{model}: version {previous.version} is champion again and serves; version {replaced.version} is out"
+    )
 
 
-def replay(record: Path) -> None:
-    """Recompute a rollout's decision from its record.
+def replay(record: Path, report: Path | None) -> None:
+    """Recompute a rollout's decision from its record, and draw its page if asked.
 
     Raises:
-        RolloutError: The record is damaged, or the recomputed decision is another one.
+        RolloutError: The record is damaged, has no end, or says another decision than the recomputed one.
     """
     from airworthy.errors import RolloutError
     from airworthy.rollout.record import replay as recompute
+    from airworthy.rollout.report import render
 
     found = recompute(record)
-    if found.judgement is None:
-        raise RolloutError(f"{record}: the record has no end; its controller was killed, nothing was decided")
+    judgement = found.judgement
+    if judgement is None:
+        raise RolloutError(
+            f"{record}: the rollout did not end (its controller was killed): nothing was decided"
+        )
     if not found.agrees:
-        raise RolloutError(f"{record}: recomputed {found.judgement}, but recorded {found.recorded}")
-    _say(f"{found.judgement.outcome}: {found.judgement.reason}")
-    _say(f"recomputed from {len(found.observations)} requests; the recorded decision is exactly this one")
+        raise RolloutError(f"{record}: the recorded decision is another one: the record was changed")
+    _say(f"{judgement.outcome}: {judgement.reason}")
+    _say(
+        f"recomputed from {len(found.observations)} requests: the recorded decision is the same, bit for bit"
+    )
+    if report is not None:
+        report.write_text(render(found, judgement))
+        _say(f"wrote {report}")
 
 
 def retrieve(spec: Path, out: Path, as_of: str | None) -> None:
@@ -87,8 +98,9 @@ def retrieve(spec: Path, out: Path, as_of: str | None) -> None:
 def infer(dataset: Path, out: Path) -> None:
     """Write a first schema for a dataset."""
     from airworthy.validation import infer_schema
+    from airworthy.validation.findings import write_text
 
-    out.write_text(infer_schema(dataset))
+    write_text(out, infer_schema(dataset))
 
 
 def _champion(registry: Registry, model: str) -> Version:
@@ -116,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--reason", required=True)
     command = commands.add_parser("replay")
     command.add_argument("record", type=Path)
+    command.add_argument("--report", type=Path)
     command = commands.add_parser("retrieve")
     command.add_argument("spec", type=Path)
     command.add_argument("--out", type=Path, required=True)

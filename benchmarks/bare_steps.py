@@ -60,7 +60,8 @@ def retrieve_features(request: Request) -> Result:
     store = FeatureStore(repo_path=request["feature_repo"])
     service = store.get_feature_service(request["service"])
     found = store.get_historical_features(entity_df=asked, features=service).to_df()
-    for name, rows in found.groupby("window"):
+    for name in request["windows"]:
+        rows = found[found["window"] == name]
         rows.sort_values("event_timestamp").to_parquet(f"{request['out']}/{name}.parquet", compression="zstd")
     return {"rows": len(found)}
 

@@ -32,7 +32,8 @@ def release(
         as_of: The present, as seen by this release (ISO date or time, UTC). Default: now.
         training_gpus: GPUs to request for training on a cluster; 0 trains on CPUs.
     """
-    settle = configure(settle_release(spec=spec), "settle_release")
+    this_run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    settle = configure(settle_release(spec=spec, pipeline_run=this_run), "settle_release")
     with dsl.ExitHandler(settle, name="release"):
         champion = configure(load_champion(spec=spec), "load_champion").outputs["champion"]
         data = configure(retrieve_features(spec=spec, as_of=as_of), "retrieve_features").outputs
@@ -69,6 +70,7 @@ def release(
                         spec=spec,
                         as_of=data["as_of"],
                         run_id=trained["run_id"],
+                        pipeline_run=this_run,
                         train=data["train"],
                         statistics=validated["statistics"],
                         **evidence,
@@ -78,7 +80,12 @@ def release(
                 version = registration.outputs["version"]
                 rollout = configure(
                     rollout_canary(
-                        spec=spec, version=version, champion=champion, test=data["test"], **evidence
+                        spec=spec,
+                        version=version,
+                        pipeline_run=this_run,
+                        champion=champion,
+                        test=data["test"],
+                        **evidence,
                     ),
                     "rollout_canary",
                 ).after(smoke)

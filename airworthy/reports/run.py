@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from airworthy.local import RunResult, TaskRecord
     from airworthy.local.ir import Pipeline
 
-OUTCOMES = {"SUCCEEDED": "pass", "FAILED": "fail", "CANCELED": "warn", "SKIPPED": "skipped", "NOT_RUN": "not run"}
+OUTCOMES = {
+    "SUCCEEDED": "pass",
+    "FAILED": "fail",
+    "CANCELED": "warn",
+    "SKIPPED": "skipped",
+    "NOT_RUN": "not run",
+}
 VIEWABLE = {"system.HTML": ".html", "system.Markdown": ".md"}
 
 
@@ -223,7 +229,9 @@ def _parameters(result: RunResult) -> str:
     parts = []
     for name, value in result.arguments.items():
         text = str(value)
-        shown = Markup("<pre>{}</pre>").format(text) if "\n" in text else Markup("<code>{}</code>").format(text)
+        shown = (
+            Markup("<pre>{}</pre>").format(text) if "\n" in text else Markup("<code>{}</code>").format(text)
+        )
         parts.append(details(name, str(shown)) if "\n" in text else f"<p>{escape(name)}: {shown}</p>")
     return "".join(parts)
 

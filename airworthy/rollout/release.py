@@ -7,11 +7,12 @@ import dataclasses
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airworthy.errors import RolloutError
+from airworthy.errors import GateError, RolloutError
 from airworthy.model_spec import ModelSpec
 from airworthy.rollout.controller import Controller, Setting
 from airworthy.rollout.judge import JUDGE, Judgement, Outcome, Settings
@@ -59,6 +60,8 @@ def roll_out(
     home: Path,
     record_out: Path,
     report_out: Path | None = None,
+    run: str = "",
+    registered_champion: Callable[[], str | None] | None = None,
     fault: Fault | None = None,
     server_module: str = SERVER_MODULE,
 ) -> RolloutOutcome:
@@ -68,19 +71,24 @@ def roll_out(
     PASS: then the canary holds 100 % in state `proven` until `finish` or `settle`.
 
     Args:
-        spec: The model spec; `rollout` is the plan, `serving` the server's options. bundle: The challenger.
-            version: Its registry version. verdict: The gate's verdict on exactly this bundle. stable: The
-            champion's bundle and version; None on a first release: then there is nothing to compare with and
-            only the absolute error rate is certified.
+        spec: The model spec; `rollout` is the plan, `serving` the server's options.
+        bundle: The challenger.
+        version: Its registry version.
+        verdict: The gate's verdict on exactly this bundle.
+        stable: The champion's bundle and version; None on a first release: then there is nothing to compare
+            with and only the absolute error rate is certified.
         traffic: Dataset whose rows are replayed.
         home: State directory.
         record_out: Folder for `record.jsonl` and `rollout.json`.
         report_out: HTML file; None writes none.
+        run: The pipeline run, which may settle this rollout whatever state it is in.
+        registered_champion: Asks the registry for the champion's bundle digest, under the service's lock; None
+            trusts `stable` to be the champion still.
         fault: Misbehaviour to inject (demo); by default what `AIRWORTHY_DEMO_FAULT` names.
         server_module: Module that is run as the model server, with the options of `airworthy.serving.server`.
 
     Raises:
-        GateError: The verdict did not pass, or is about another bundle.
+        GateError: The verdict did not pass, or is about another bundle; or the champion has changed since.
         RolloutError: Another rollout of this service is under way.
         ServingError: The stable model could not be served.
     """
@@ -95,7 +103,7 @@ def roll_out(
         features = {f.name: f for f in read_bundle_info(stable[0]).features} | features
     rows = sample_rows(traffic, list(features), TRAFFIC_ROWS)
     bodies = tuple(v1_body([row], tuple(features.values())) for row in rows)
-    state = _begin(store, spec, bundle, version, stable)
+    state = _begin(store, spec, bundle, version, stable, run, registered_champion)
     assert state.rollout is not None
     setting = Setting(
         spec,
@@ -117,12 +125,22 @@ def roll_out(
 
 
 def _begin(
-    store: ServiceStore, spec: ModelSpec, bundle: Path, version: str, stable: tuple[Path, str] | None
+    store: ServiceStore,
+    spec: ModelSpec,
+    bundle: Path,
+    version: str,
+    stable: tuple[Path, str] | None,
+    run: str,
+    registered_champion: Callable[[], str | None] | None,
 ) -> Service:
-    """Take the service for a new rollout: state `starting`, nothing has moved."""
+    """Take the service for a new rollout: state `starting`, nothing has moved.
+
+    The registry is asked under the lock that `finish` needs too. So another release's promotion is seen either
+    here, or as its proven canary, which still holds the service; never neither.
+    """
     canary = store.keep(bundle, version)
     champion = store.keep(*stable) if stable else None
-    rollout = new_rollout(spec.rollout.deadline_seconds)
+    rollout = new_rollout(spec.rollout.deadline_seconds, run)
 
     def change(current: Service | None) -> Service:
         service = current or Service(service=store.service, model=spec.name)
@@ -132,6 +150,11 @@ def _begin(
                 f"give {spec.name} a rollout.service of its own"
             )
         refuse_if_taken(service, canary)
+        if registered_champion and registered_champion() != (champion.digest if champion else None):
+            raise GateError(
+                f"{spec.name} has another champion by now than the one that version {version} was compared "
+                "with: the verdict is stale, release again"
+            )
         serving = champion or service.stable
         return service.model_copy(
             update={

@@ -86,9 +86,7 @@ def finish(service: str, *, bundle: Path, version: str, home: Path) -> str:
     return f"service {service}: version {version} serves everyone"
 
 
-def settle(
-    service: str, *, champion_digest: str | None, home: Path, bundle_digest: str | None = None
-) -> SettleResult:
+def settle(service: str, *, champion_digest: str | None, home: Path, run: str | None = None) -> SettleResult:
     """Leave no unjudged canary, whatever happened before. Idempotent.
 
     A canary is withdrawn, unless its rollout was proven and the registry already calls it champion: then the
@@ -98,7 +96,8 @@ def settle(
         service: The service.
         champion_digest: Bundle digest behind the registry's champion alias; None if there is none.
         home: State directory.
-        bundle_digest: Settle only a rollout of this bundle; None settles any whose controller is gone.
+        run: The pipeline run that asks: a canary that another run has proven is left to it until the
+            promotion's deadline. None settles any whose controller is gone.
     """
     result = SettleResult("nothing", f"Service {service}: nothing was left to settle.")
 
@@ -108,21 +107,19 @@ def settle(
         rollout, canary = current.rollout, current.canary
         if rollout is None or canary is None or rollout.state in ("promoted", "rolled back"):
             return current
-        if bundle_digest not in (None, canary.digest):
-            result = SettleResult(
-                "left to its owner", f"Service {service}: another release's rollout was left alone."
-            )
-            return current
         if rollout.state == "proven" and canary.digest == champion_digest:
             result = SettleResult(
                 "rolled forward",
                 f"Service {service}: version {canary.version}, proven and champion, serves everyone.",
             )
             return rolled_forward(current, "settled: the registry calls it champion")
-        if rollout.held and rollout.state != "proven":
+        waits = (
+            rollout.state == "proven" and run not in (None, rollout.run) and time.time() < rollout.deadline
+        )
+        if waits or (rollout.held and rollout.state != "proven"):
             result = SettleResult(
                 "left to its owner",
-                f"Service {service}: rollout {rollout.id} is {rollout.state} and its controller is at work.",
+                f"Service {service}: rollout {rollout.id} is {rollout.state} and belongs to another release.",
             )
             return current
         keeps = f"version {current.stable.version} serves everyone" if current.stable else "nothing is served"

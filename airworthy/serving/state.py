@@ -48,9 +48,13 @@ class Deployed(_Frozen):
 
 
 class Rollout(_Frozen):
-    """The latest rollout. Until `deadline` (seconds since the epoch) it belongs to its living owner alone."""
+    """The latest rollout. Until `deadline` (seconds since the epoch) it belongs to its living owner alone.
+
+    `run` names the pipeline run that began it ("" outside of one): that run may always settle it.
+    """
 
     id: str
+    run: str = ""
     state: State
     owner_pid: int
     owner_started: float
@@ -180,12 +184,13 @@ def services(home: Path) -> list[Service]:
     return [service for service in found if service]
 
 
-def new_rollout(deadline_seconds: float) -> Rollout:
+def new_rollout(deadline_seconds: float, run: str = "") -> Rollout:
     """A rollout that this process owns, at its beginning."""
     started = psutil.Process().create_time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     return Rollout(
         id=f"{stamp}-{os.getpid()}",
+        run=run,
         state="starting",
         owner_pid=os.getpid(),
         owner_started=started,

@@ -12,6 +12,7 @@ def register_model(
     spec: str,
     as_of: str,
     run_id: str,
+    pipeline_run: str,
     verdict: dsl.Input[dsl.Artifact],
     model: dsl.Input[dsl.Model],
     train: dsl.Input[dsl.Dataset],
@@ -23,6 +24,7 @@ def register_model(
         spec: Text of the model spec.
         as_of: The time that the data was retrieved as of.
         run_id: The MLflow run that trained it.
+        pipeline_run: This run of the pipeline, kept with the version.
         verdict: The gate's verdict.
         model: The challenger's bundle.
         train: Training window, for lineage.
@@ -36,12 +38,13 @@ def register_model(
     from airworthy.model_spec import load_spec
     from airworthy.registry import Registry, lineage
 
+    origin = lineage(spec, as_of=as_of, train=Path(train.path), statistics=Path(statistics.path))
     registered = Registry().register(
         load_spec(spec),
         verdict=Path(verdict.path),
         bundle=Path(model.path),
         run_id=run_id,
-        lineage=lineage(spec, as_of=as_of, train=Path(train.path), statistics=Path(statistics.path)),
+        lineage={**origin, "pipeline_run": pipeline_run},
         statistics=Path(statistics.path),
     )
     return (registered.version,)

@@ -11,6 +11,7 @@ from components.metadata import image
 def rollout_canary(
     spec: str,
     version: str,
+    pipeline_run: str,
     verdict: dsl.Input[dsl.Artifact],
     model: dsl.Input[dsl.Model],
     champion: dsl.Input[dsl.Model],
@@ -26,6 +27,7 @@ def rollout_canary(
     Args:
         spec: Text of the model spec: its `rollout` is the plan.
         version: Registry version of the challenger.
+        pipeline_run: This run, which may settle what it began.
         verdict: The gate's verdict.
         model: The challenger's bundle.
         champion: The champion that serves now.
@@ -40,13 +42,15 @@ def rollout_canary(
     from pathlib import Path
 
     from airworthy.model_spec import load_spec
-    from airworthy.registry import read_champion
+    from airworthy.registry import Registry, champion_digest, read_champion
     from airworthy.rollout import roll_out
     from airworthy.state import home
 
+    parsed = load_spec(spec)
+    registry = Registry()
     found = read_champion(Path(champion.path))
     outcome = roll_out(
-        load_spec(spec),
+        parsed,
         bundle=Path(model.path),
         version=version,
         verdict=Path(verdict.path),
@@ -55,6 +59,8 @@ def rollout_canary(
         home=home(),
         record_out=Path(record.path),
         report_out=Path(report.path),
+        run=pipeline_run,
+        registered_champion=lambda: champion_digest(registry, parsed.name),
     )
     for name, value in outcome.metrics.items():
         metrics.log_metric(name, value)

@@ -8,6 +8,7 @@ from components.metadata import image
 @dsl.component(base_image=image("settle_release"), install_kfp_package=False)
 def settle_release(
     spec: str,
+    pipeline_run: str,
     status: dsl.PipelineTaskFinalStatus,
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
@@ -15,6 +16,7 @@ def settle_release(
 
     Args:
         spec: Text of the model spec.
+        pipeline_run: This run: only what it began is undone; other releases are left alone.
         status: How the release ended (filled in by KFP).
         summary: What was found and what was done.
     """
@@ -27,12 +29,12 @@ def settle_release(
 
     parsed = load_spec(spec)
     registry = Registry()
-    result = settle(
-        parsed.rollout.service, champion_digest=champion_digest(registry, parsed.name), home=home()
-    )
-    withdrawn = None
-    if result.action != "left to its owner":
-        withdrawn = registry.withdraw_challenger(parsed.name, reason=status.error_message or result.sentence)
+    champion = champion_digest(registry, parsed.name)
+    result = settle(parsed.rollout.service, champion_digest=champion, home=home(), run=pipeline_run)
+    challenger, withdrawn = registry.challenger(parsed.name), None
+    if challenger and challenger.tags.get("pipeline_run") == pipeline_run:
+        reason = status.error_message or result.sentence
+        withdrawn = registry.withdraw_challenger(parsed.name, challenger.version, reason=reason)
     Path(summary.path).write_text(
         f"**Release {status.state.lower()}.** {result.sentence}\n\n"
         + (f"Version {withdrawn} is no longer challenger.\n" if withdrawn else "")

@@ -37,7 +37,9 @@ class Airworthy:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "airworthy", *arguments]
 
-    def __call__(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments),
             cwd=ROOT,

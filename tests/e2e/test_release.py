@@ -100,7 +100,9 @@ def test_a_canary_whose_server_fails_is_rolled_back(airworthy: Airworthy, spec: 
     assert airworthy.processes() == []
 
 
-def test_broken_data_stops_the_run_with_a_readable_table(airworthy: Airworthy, spec: Spec, tmp_path: Path) -> None:
+def test_broken_data_stops_the_run_with_a_readable_table(
+    airworthy: Airworthy, spec: Spec, tmp_path: Path
+) -> None:
     model = spec("flight_delay")
     schema = model.parent / "schema.pbtxt"
     original = Path(_schema_of(model)).read_text()
@@ -113,7 +115,9 @@ def test_broken_data_stops_the_run_with_a_readable_table(airworthy: Airworthy, s
     assert task(list_runs(airworthy.home)[0], "train-model") is None
 
 
-def test_a_release_killed_in_its_rollout_leaves_the_old_model_and_can_go_on(airworthy: Airworthy, spec: Spec) -> None:
+def test_a_release_killed_in_its_rollout_leaves_the_old_model_and_can_go_on(
+    airworthy: Airworthy, spec: Spec
+) -> None:
     model = spec("flight_delay", {"rollout.requests_per_step": 5000})
     state_file = airworthy.home / "serving" / "flight-delay" / "service.json"
     engine = start(airworthy, model, "2013-11-01")

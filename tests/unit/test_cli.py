@@ -40,7 +40,10 @@ WRONG = {
     "no model": (["run"], "which model"),
     "spec that is not there": (["run", "--model", "models/none.yaml"], "no such model spec"),
     "spec that is a folder": (["run", "--model", "."], "no such model spec"),
-    "pipeline that is not there": (["run", "relase", "--model", MODEL], "no such pipeline; there are release"),
+    "pipeline that is not there": (
+        ["run", "relase", "--model", MODEL],
+        "no such pipeline; there are release",
+    ),
     "YAML that is not there": (["run", "mine.yaml"], "mine.yaml: no such file"),
     "parameter without a value": (["run", "--model", MODEL, "--set", "training_gpus"], "expected name=value"),
     "parameter that no one knows": (["run", "--model", MODEL, "--set", "training_gpu=0"], "training_gpu"),
@@ -88,7 +91,9 @@ def test_an_as_of_that_is_no_time_is_refused(airworthy: Cli) -> None:
     assert parse_as_of("2013-09-01T00:00-04:00").hour == 4
 
 
-def test_the_exit_code_of_a_command_is_the_processes_own(airworthy: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_code_of_a_command_is_the_processes_own(
+    airworthy: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "")
     code, out, _ = airworthy("doctor")
     assert code == (2 if "problem" in out else 0)

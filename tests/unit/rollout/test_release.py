@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from airworthy.errors import GateError, RolloutError
+from airworthy.operations import main
 from airworthy.rollout import deploy, finish, roll_out, settle
-from airworthy.rollout.__main__ import main
 from airworthy.rollout.record import replay
 from airworthy.serving.state import Service, ServiceStore, describe_service
 from tests.release_evidence import make_evidence
@@ -142,13 +142,23 @@ def test_settling_follows_the_registry(world: World, tmp_path: Path) -> None:
 
 def test_a_proven_canary_waits_for_its_promotion(world: World, tmp_path: Path) -> None:
     plan = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60}"
-    world.release(tmp_path / "record", plan)
+    world.release(tmp_path / "record", plan, run="mine", registered_champion=lambda: world.old.digest)
     rival = make_evidence(tmp_path / "rival", rounds=7)
     with pytest.raises(RolloutError, match="waits for its promotion"):
         world.release(tmp_path / "record2", plan, bundle=rival.bundle, verdict=rival.verdict, version="3")
-    left = settle("late", champion_digest=None, home=world.home, bundle_digest=rival.digest)
+    left = settle("late", champion_digest=None, home=world.home, run="another")
     assert left.action == "left to its owner"
     assert world.state.canary is not None
+    assert settle("late", champion_digest=None, home=world.home, run="mine").action == "rolled back"
+
+
+def test_a_champion_that_changed_meanwhile_stops_a_rollout_before_it_begins(
+    world: World, tmp_path: Path
+) -> None:
+    before = world.state
+    with pytest.raises(GateError, match="the verdict is stale"):
+        world.release(tmp_path / "record", registered_champion=lambda: "another")
+    assert world.state == before
 
 
 def test_a_service_belongs_to_one_model(world: World, tmp_path: Path) -> None:

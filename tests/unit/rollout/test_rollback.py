@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from airworthy.operations import main
 from airworthy.registry import Registry
 from airworthy.rollout import deploy
-from airworthy.rollout.__main__ import main
 from airworthy.serving.state import ServiceStore
 from tests.release_evidence import make_evidence, new_store, spec
 

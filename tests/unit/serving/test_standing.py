@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from airworthy.errors import ServingError
+from airworthy.operations import main
 from airworthy.rollout import deploy
-from airworthy.serving.__main__ import main
 from airworthy.serving.replay import Traffic, v1_path
 from airworthy.serving.standing import stand
 from tests.release_evidence import Evidence, make_evidence
