@@ -260,7 +260,7 @@ def settle_release(request: Request) -> Result:
 
 def serve(folder: str, port: int) -> None:
     """KServe's model server around the booster; nothing changed but the address, which is fixed to 0.0.0.0."""
-    import pandas as pd
+    import numpy as np
     import uvicorn
     from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 
@@ -270,16 +270,27 @@ def serve(folder: str, port: int) -> None:
 
     class Scorer(Model):
         def load(self) -> bool:
-            self.booster, self.categories = _load(folder)
+            self.booster, categories = _load(folder)
             self.booster.set_param({"nthread": 1})
+            self.codes = {name: {v: k for k, v in enumerate(values)} for name, values in categories.items()}
             self.ready = True
             return True
 
         def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
             v2 = isinstance(payload, InferRequest)
-            columns = {each.name: each.data for each in payload.inputs} if v2 else payload["instances"]
-            frame = pd.DataFrame(columns)[self.booster.feature_names]
-            scores = self.booster.inplace_predict(_encode(frame, self.categories)).tolist()
+            if v2:
+                columns = {each.name: each.data for each in payload.inputs}
+            else:
+                rows = payload["instances"]
+                columns = {name: [row[name] for row in rows] for name in self.booster.feature_names}
+            matrix = [
+                [self.codes[name].get(value) for value in columns[name]]
+                if name in self.codes
+                else columns[name]
+                for name in self.booster.feature_names
+            ]
+            values = np.array(matrix, dtype=np.float32).T
+            scores = self.booster.inplace_predict(values, validate_features=False).tolist()
             if not v2:
                 return {"predictions": scores}
             output = InferOutput(name="score", shape=[len(scores)], datatype="FP64", data=scores)
