@@ -78,9 +78,7 @@ def measure(rounds: int) -> tuple[list[Row], Walls]:
     Raises:
         SystemExit: A release did not end in a promotion, or a bare call failed or did other work than ours.
     """
-    with state_directory() as home:
-        results = [release(LocalClient(home), month) for month in MONTHS]
-    walls = Walls(tuple(map(_wall, results)), tuple(map(idle_seconds, results)))
+    walls = story()
     taken: dict[str, list[tuple[Cost, Cost]]] = {}
     for _ in range(rounds):
         for step, ours, bare in one_round():
@@ -89,6 +87,18 @@ def measure(rounds: int) -> tuple[list[Row], Walls]:
         Row(step, *(_median(costs) for costs in zip(*pairs, strict=True))) for step, pairs in taken.items()
     ]
     return rows, walls
+
+
+def story() -> Walls:
+    """Two releases as `make run` makes them, reading the pipeline and writing the report included."""
+    walls, idle = [], []
+    with state_directory() as home:
+        for month in MONTHS:
+            began = time.perf_counter()
+            result = release(LocalClient(home), month)
+            walls.append(time.perf_counter() - began)
+            idle.append(walls[-1] - busy_seconds(result))
+    return Walls(tuple(walls), tuple(idle))
 
 
 def one_round() -> Iterator[tuple[str, Cost, Cost]]:
@@ -136,14 +146,14 @@ def leaves(result: RunResult) -> list[TaskRecord]:
     return sorted(found, key=lambda record: record.started or 0.0)
 
 
-def idle_seconds(result: RunResult) -> float:
-    """Seconds of a run in which no step ran: the engine's own."""
-    busy, end = 0.0, result.started or 0.0
+def busy_seconds(result: RunResult) -> float:
+    """Seconds of a run in which at least one step ran."""
+    busy, end = 0.0, 0.0
     for record in leaves(result):
         began, ended = record.started or 0.0, record.ended or 0.0
         busy += max(0.0, ended - max(began, end))
         end = max(end, ended)
-    return _wall(result) - busy
+    return busy
 
 
 def request(home: Path, spec: ModelSpec, result: RunResult) -> dict[str, Any]:
@@ -254,10 +264,6 @@ def _cost(record: TaskRecord) -> Cost:
     return Cost(record.seconds or 0.0, (record.peak_memory_bytes or 0) / MEBIBYTE)
 
 
-def _wall(result: RunResult) -> float:
-    return (result.ended or 0.0) - (result.started or 0.0)
-
-
 def _median(costs: tuple[Cost, ...]) -> Cost:
     return Cost(statistics.median(c.seconds for c in costs), statistics.median(c.peak for c in costs))
 
@@ -279,16 +285,20 @@ def table(rows: list[Row], walls: Walls, rounds: int) -> str:
         f"| **all** | **{ours:.1f}** | **{bare:.1f}** | **{ours - bare:+.1f}** | {peaks[0]:.0f} | {peaks[1]:.0f} |"
     )
     share = (ours - bare) / ours
+    costs = sum(max(0.0, row.difference) for row in rows) / ours
     total = sum(walls.releases)
     first, second = walls.releases
     lines += [
         "",
         f"Medians of {rounds} round(s), one step at a time.",
         "",
-        f"- Our own share of the steps: **{share:.1%}** (aim: at most 10 %, {_reached(share <= 0.1)}).",
+        f"- Our own share of the steps, (ours - bare) / ours: **{share:.1%}** "
+        f"(aim: at most 10 %, {_reached(share <= 0.1)}).",
+        f"- The same, counting only the steps in which we are slower, so that no quicker step pays for them: "
+        f"**{costs:.1%}** ({_reached(costs <= 0.1)}).",
         f"- Two releases with two steps at a time, as in `make run`: {first:.0f} s + {second:.0f} s = "
         f"**{total:.0f} s** (aim: at most 180 s on 2 cores, {_reached(total <= 180)}).",
-        f"- Time of these two runs in which no step ran (the engine alone): "
+        f"- Time of these two runs in which no step ran (reading the pipeline, the engine, the report): "
         f"{walls.idle[0]:.2f} s + {walls.idle[1]:.2f} s, {sum(walls.idle) / total:.1%} of the whole.",
     ]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,10 @@ def write_run_page(result: RunResult) -> Path:
     pipeline = load_pipeline(result.directory / "pipeline.yaml")
     pages = _copy_pages(result)
     leaves = {path: record for path, record in result.tasks.items() if record.is_leaf}
+    outcome, sentence, reasons = _result(result)
     body = (
-        facts(
+        _list(reasons)
+        + facts(
             {
                 "run": result.run_id,
                 "pipeline": pipeline.name,
@@ -56,8 +58,8 @@ def write_run_page(result: RunResult) -> Path:
     html = page(
         f"Run {result.run_id}",
         body,
-        subtitle=_subtitle(result),
-        outcome=OUTCOMES.get(result.state, "warn"),
+        subtitle=sentence,
+        outcome=outcome,
     )
     temporary.write_text(html)
     temporary.replace(target)
@@ -210,8 +212,11 @@ def _type(artifact: Mapping[str, Any]) -> str:
 def _links(pages: Mapping[str, Path]) -> str:
     if not pages:
         return '<p class="note">No step has left a page.</p>'
-    items = "".join(f"<li>{link(title, f'reports/{path.name}')}</li>" for title, path in pages.items())
-    return f"<ul>{items}</ul>"
+    return _list([link(title, f"reports/{path.name}") for title, path in pages.items()])
+
+
+def _list(items: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>" if items else ""
 
 
 def _metrics(leaves: Mapping[str, TaskRecord]) -> str:
@@ -236,16 +241,16 @@ def _parameters(result: RunResult) -> str:
     return "".join(parts)
 
 
-def _subtitle(result: RunResult) -> str:
-    failed = [r for r in result.failures if r.is_leaf]
-    if failed:
-        return "; ".join(f"{r.display_name}: {r.error}" for r in failed)
-    if "spec" in result.arguments and result.state == "SUCCEEDED":
+def _result(result: RunResult) -> tuple[str, str, tuple[str, ...]]:
+    """Outcome for the badge, one sentence, and the reasons for it."""
+    if "spec" in result.arguments and result.state in ("SUCCEEDED", "FAILED"):
         from airworthy.outcome import release_outcome
 
         outcome = release_outcome(result)
-        return ". ".join([outcome.headline[0].upper() + outcome.headline[1:], *outcome.reasons])
-    return f"The run {result.state.lower()}."
+        sentence = f"{outcome.headline[0].upper()}{outcome.headline[1:]}."
+        return "pass" if outcome.ending == "released" else "fail", sentence, outcome.reasons
+    reasons = tuple(f"{r.display_name}: {r.error}" for r in result.failures if r.is_leaf and r.error)
+    return OUTCOMES.get(result.state, "warn"), f"The run {result.state.lower()}.", reasons
 
 
 def _closest(parents: list[str], upstream: Mapping[str, list[str]]) -> list[str]:
