@@ -10,6 +10,8 @@ BOOTSTRAP := $(AIRWORTHY_HOME)/bootstrap
 export PATH := $(PATH):$(BOOTSTRAP)/bin
 ENGINE := $(AIRWORTHY_HOME)/envs/engine
 AIRWORTHY := $(ENGINE)/bin/python -m airworthy
+# Quick ones first, whole releases last.
+TESTS := $(addprefix tests/,unit components pipelines local faults gpu e2e)
 # Environments are hash-checked against these files (see "Dependencies" in CONTRIBUTING.md).
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 GROUPS_LOCKED := data training training-gpu serving release
@@ -21,7 +23,7 @@ run: engine ## The whole story on real flights: first release, then a retrained 
 	@$(AIRWORTHY) demo story
 
 test: dev ## All tests (lints are in `make check`)
-	@.venv/bin/python -m pytest tests --ignore tests/unit/validation
+	@.venv/bin/python -m pytest $(TESTS) --ignore tests/unit/validation
 	@$(MAKE) --no-print-directory test-validation
 
 test-validation: uv ## Tests of the data validation room, in its own environment

@@ -24,6 +24,8 @@ from airworthy.errors import AirworthyError, ConfigError, EngineError, MissingCa
 from airworthy.local.state import write_atomically
 
 STAMP = "airworthy-lock"
+RECIPE = b"2"
+"""Changes when environments are made in another way."""
 COMMAND_LINE = "engine"
 """The group whose environment holds the `airworthy` command."""
 _PACKAGE = Path(airworthy.__file__).resolve().parent
@@ -108,9 +110,10 @@ class Environments:
         python = str(folder / "bin" / "python")
         uv = _uv()
         _run([uv, "venv", "--python", sys.executable, str(folder)], log)
-        _run([uv, "pip", "sync", "--python", python, "--require-hashes", str(_lock_file(group))], log)
-        executor = ["--no-deps", "--require-hashes", "-r", str(_lock_file("executor"))]
-        _run([uv, "pip", "install", "--python", python, *executor], log)
+        # Compiled once here: where bytecode can't be written later, every step would compile its libraries anew.
+        exact = ["--python", python, "--compile-bytecode", "--require-hashes"]
+        _run([uv, "pip", "sync", *exact, str(_lock_file(group))], log)
+        _run([uv, "pip", "install", *exact, "--no-deps", "-r", str(_lock_file("executor"))], log)
         packages = next((folder / "lib").glob("python3*/site-packages"))
         # A link, not a path entry: nothing but the package becomes importable.
         (packages / "airworthy").symlink_to(_PACKAGE, target_is_directory=True)
@@ -176,12 +179,12 @@ def _images() -> dict[str, str]:
 
 
 def _stamp(group: str) -> str:
-    """SHA-256 over the locks that an environment is made from.
+    """SHA-256 over the recipe and the locks that an environment is made from.
 
     Raises:
         ConfigError: The group has no lock file.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(RECIPE)
     for name in (group, "executor"):
         try:
             digest.update(_lock_file(name).read_bytes())
