@@ -49,6 +49,11 @@ def main() -> NoReturn:
     except AirworthyError as error:
         err.print(f"[red bold]error:[/] {escape(str(error))}", soft_wrap=True)
         code = error.exit_code
+    except OSError as error:
+        err.print(
+            f"[red bold]error:[/] {escape(f'{error.filename}: {error.strerror}' if error.filename else str(error))}"
+        )
+        code = 1
     except KeyboardInterrupt:
         err.print("interrupted; `airworthy runs` shows how to go on")
         code = 130
@@ -93,6 +98,8 @@ def run(
     arguments: dict[str, Any] = parse_parameters(parameters)
     if as_of is not None:
         arguments["as_of"] = as_of
+    if resume and (model or arguments or pipeline != "release" or not cache):
+        raise ConfigError("--resume goes on with a run as it was begun: give it without other inputs")
     if model is None and pipeline == "release" and resume is None and "spec" not in arguments:
         raise ConfigError("which model? give --model, for example --model models/flight_delay.yaml")
     with Progress(console(plain)) as progress:
@@ -103,12 +110,14 @@ def run(
                 pipeline, model=model, parameters=arguments, cache=cache, listener=progress
             )
     code = _summary(result)
-    if keep_serving and code == 0 and model is not None:
-        serve(str(model))
+    if keep_serving and code == 0 and "spec" in result.arguments:
+        from airworthy.model_spec import load_spec
+
+        serve(load_spec(result.arguments["spec"]).name)
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Examples:\n\n  airworthy demo story\n\n  airworthy demo bad-model")
 def demo(
     what: Annotated[str, typer.Argument(help="story or bad-model.")] = "story",
     plain: Annotated[bool, typer.Option(help="One line per step instead of a live tree.")] = False,
@@ -130,7 +139,7 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command(name="compile")
+@app.command(name="compile", epilog="Example:\n\n  airworthy compile --check")
 def compile_(
     check: Annotated[bool, typer.Option(help="Only say whether the committed files are current.")] = False,
     folder: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("pipelines/compiled"),
@@ -159,7 +168,7 @@ def compile_(
     out.print(f"{folder}: current")
 
 
-@app.command()
+@app.command(epilog="Examples:\n\n  airworthy runs --limit 5")
 def runs(limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20) -> None:
     """List the runs of this machine."""
     from airworthy.local import list_runs
@@ -181,7 +190,7 @@ def runs(limit: Annotated[int, typer.Option(min=1, help="How many, newest first.
         out.print("a run whose engine died shows as running; go on with it: airworthy run --resume RUN")
 
 
-@app.command()
+@app.command(epilog="Examples:\n\n  airworthy status flight_delay")
 def status(model: Annotated[str | None, typer.Argument(help="A model's name, or its spec.")] = None) -> None:
     """Show what is registered and what serves."""
     from airworthy.client import model_name
@@ -190,17 +199,21 @@ def status(model: Annotated[str | None, typer.Argument(help="A model's name, or 
     from airworthy.state import home
 
     registry = Registry()
-    names = [model_name(model)] if model else registry.models()
+    registered = registry.models()
+    names = [model_name(model)] if model else registered
     if not names:
         out.print(
             "no model is registered yet; release one with `airworthy demo` or `airworthy run --model …`"
         )
         return
     for name in names:
+        if name not in registered:
+            raise ConfigError(f"{name}: no such model; there are {', '.join(registered) or 'none'}")
         versions = registry.versions(name)
-        if not versions:
-            raise ConfigError(f"{name}: no such model; there are {', '.join(registry.models()) or 'none'}")
         out.print(f"[bold]{name}[/]")
+        if not versions:
+            out.print(" no version yet")
+            continue
         table = Table(
             "version", "aliases", "as of", "rounds", "verdict", "bundle", box=None, header_style="dim"
         )
@@ -262,9 +275,9 @@ def schema_infer(
         raise ConfigError(f"{target} exists and may have been edited by hand; give --force to replace it")
     with tempfile.TemporaryDirectory() as folder:
         when = ["--as-of", as_of] if as_of else []
-        _in_environment("data", "retrieve", str(spec), "--out", folder, *when)
+        _in_environment("data", "retrieve", str(spec), "--out", folder, *when, stay=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _in_environment("validation", "infer", f"{folder}/train", "--out", str(target))
+        _in_environment("validation", "infer", f"{folder}/train", "--out", str(target), stay=True)
     out.print(f"wrote {target}: read it, loosen and tighten it by hand, then commit it")
 
 
@@ -278,7 +291,7 @@ def rollout_replay(
     _in_environment("release", "replay", str(record), *page)
 
 
-@app.command()
+@app.command(epilog="Examples:\n\n  airworthy doctor")
 def doctor() -> None:
     """Check this machine and this checkout; say what to do about what is missing."""
     from airworthy.doctor import examine
@@ -293,8 +306,14 @@ def doctor() -> None:
         raise typer.Exit(2)
 
 
-def _in_environment(group: str, *arguments: str) -> None:
-    """Run one of `airworthy.operations` in a step's environment; its exit code becomes ours."""
+def _in_environment(group: str, *arguments: str, stay: bool = False) -> None:
+    """Run one of `airworthy.operations` in a step's environment, in place of this process.
+
+    Args:
+        group: Dependency group of the environment.
+        arguments: The operation and what it takes.
+        stay: Run it as a child instead, because there is more to do afterwards; failing ends us with its code.
+    """
     import subprocess
 
     from airworthy.local.environments import Environments
@@ -305,13 +324,10 @@ def _in_environment(group: str, *arguments: str) -> None:
     )
     environment = {**os.environ, "AIRWORTHY_HOME": str(home()), "PYTHONPATH": ""}
     command = [str(python), "-m", "airworthy.operations", *arguments]
-    with subprocess.Popen(command, env=environment) as process:
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:
-                continue  # the terminal sent it to the operation as well, which ends in its own way
+    if not stay:
+        sys.stdout.flush()
+        os.execve(python, command, environment)  # nothing between the terminal and it: signals reach it
+    code = subprocess.run(command, env=environment, check=False).returncode
     if code:
         raise typer.Exit(code)
 

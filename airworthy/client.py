@@ -97,6 +97,7 @@ class LocalClient:
             "MLFLOW_TRACKING_URI": uri,
             "AIRWORTHY_FEATURE_REPO": str(feature_repo()),
             "AIRWORTHY_DEPLOYER": "local",
+            "AIRWORTHY_DEMO_FAULT": "",  # only the demonstration may ask for one, not a leftover in the shell
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers stall each other on a shared machine
         }
 
@@ -144,12 +145,9 @@ def read_model(path: Path) -> ModelSpec:
     Raises:
         ConfigError: The file is missing or wrong.
     """
-    from airworthy.model_spec import load_spec
+    from airworthy.model_spec import load_spec, read_text
 
-    try:
-        return load_spec(path.read_text(), str(path))
-    except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"{path}: no such model spec") from None
+    return load_spec(read_text(path, "model spec"), str(path))
 
 
 def parse_parameters(assignments: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from airworthy.errors import AirworthyError
 from airworthy.state import home
@@ -44,15 +45,21 @@ def _python() -> Finding:
 
 
 def _uv() -> Finding:
-    path = shutil.which("uv")
-    found = path or "not on PATH: `pip install uv`; it creates the environments of the steps"
-    return Finding("uv", "ok" if path else "problem", found)
+    from airworthy.local.environments import find_uv
+
+    try:
+        return Finding("uv", "ok", find_uv())
+    except AirworthyError as error:
+        return Finding("uv", "problem", str(error))
 
 
 def _environments() -> Finding:
     from airworthy.local.environments import Environments
 
-    states = Environments(home()).states()
+    try:
+        states = Environments(home()).states()
+    except AirworthyError as error:
+        return Finding("environments", "problem", str(error))
     ready = [group for group, state in states.items() if state == "ready"]
     waiting = [f"{group} ({state})" for group, state in states.items() if state != "ready"]
     text = f"ready: {', '.join(ready) or 'none'}"
@@ -75,7 +82,7 @@ def _gpu() -> Finding:
 def _disk() -> Finding:
     free = shutil.disk_usage(home()).free / 2**30
     return Finding(
-        "disk", "ok" if free > 8 else "problem", f"{free:.0f} GiB free (environments take about 5)"
+        "disk", "ok" if free > 8 else "note", f"{free:.0f} GiB free (all environments take about 5)"
     )
 
 
@@ -96,7 +103,9 @@ def _registry() -> Finding:
         names = registry.models()
     except AirworthyError as error:
         return Finding("registry", "problem", str(error))
-    return Finding("registry", "ok", f"{registry.uri}: {len(names)} model(s)")
+    where = urlsplit(registry.uri)
+    shown = registry.uri.replace(f"{where.username}:{where.password}@", "…@")
+    return Finding("registry", "ok", f"{shown}: {len(names)} model(s)")
 
 
 def _specs() -> list[Finding]:

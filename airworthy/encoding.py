@@ -7,6 +7,7 @@ A copy of this file travels inside every bundle, hence the relative imports.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -91,10 +92,9 @@ class Encoder:
     def _category(self, name: str, values: Column) -> tuple[list[float], int]:
         codes = self._codes[name]
         plain = values.tolist() if isinstance(values, np.ndarray) else values
-        try:
+        # Fails on anything but known text and None, such as NaN or an unseen value: then each is looked at.
+        with contextlib.suppress(KeyError, TypeError):
             return [codes[value] for value in plain], 0
-        except (KeyError, TypeError):
-            pass  # something else than known text or None: look at each value
         found, unseen = [], 0
         for value in plain:
             if not isinstance(value, str) and not _missing(value):
@@ -122,12 +122,10 @@ def _numeric(feature: Feature, values: Column) -> np.ndarray[Any, Any]:
     """Values of a number, integer or bool column, missing as NaN."""
     array = np.asarray(values) if not isinstance(values, np.ndarray) else values
     wanted = "bfiu" if feature.kind == "bool" else "fiu"
-    if array.ndim == 1 and array.dtype.kind in wanted and _plain(feature, values, array):
-        pass
-    elif array.ndim == 1 and (array.dtype.kind in "OUbfiu" or not len(array)):
-        array = np.array([_one(feature, value) for value in values], dtype=np.float64)
-    else:
+    if array.ndim != 1 or (len(array) and array.dtype.kind not in "OUbfiu"):
         raise DataError(f"column {feature.name}: must be {_WANTED[feature.kind]}, not {array.dtype}")
+    if array.dtype.kind not in wanted or not _plain(feature, values, array):
+        array = np.array([_one(feature, value) for value in values], dtype=np.float64)
     if feature.kind == "bool" and array.dtype.kind != "b":
         odd = array[(array != 0) & (array != 1) & ~np.isnan(array)]
         if len(odd):
@@ -144,7 +142,10 @@ def _one(feature: Feature, value: Any) -> float:
     boolean = isinstance(value, (bool, np.bool_))
     number = isinstance(value, (int, float, np.integer, np.floating)) and not boolean
     if number or (boolean and feature.kind == "bool"):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            raise DataError(f"column {feature.name}: a number is too large; use null for unknown") from None
     if _missing(value):
         return np.nan
     raise DataError(

@@ -19,12 +19,13 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 ServiceName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Severity = Literal["block", "warn", "ignore"]
+Days = Annotated[float, Field(gt=0, le=36_500)]
 
 
 class Section(BaseModel):
     """Part of a spec: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Features(Section):
@@ -51,9 +52,9 @@ class Label(Section):
 class Splits(Section):
     """Lengths in days of the windows, one after the other; the test window ends at `as_of`."""
 
-    train_days: Annotated[float, Field(gt=0)] = 150
-    tune_days: Annotated[float, Field(gt=0)] = 14
-    test_days: Annotated[float, Field(gt=0)] = 28
+    train_days: Days = 150
+    tune_days: Days = 14
+    test_days: Days = 28
 
     def windows(self) -> dict[str, tuple[timedelta, timedelta]]:
         """Start and end (exclusive) of each window, as offsets from `as_of`."""
@@ -156,7 +157,7 @@ class Rollout(Section):
     max_latency_increase: Annotated[float, Field(ge=0)] = 1.0
     """Tolerated relative excess over the stable 95th percentile latency before the evidence counts against
     the canary (1.0: twice as slow)."""
-    deadline_seconds: Annotated[float, Field(gt=0)] = 600
+    deadline_seconds: Annotated[float, Field(gt=0, le=604_800)] = 600
     on_inconclusive: Literal["rollback", "hold"] = "rollback"
 
     @model_validator(mode="after")
@@ -230,19 +231,31 @@ def read_spec(path: Path) -> tuple[ModelSpec, str, str]:
     Raises:
         ConfigError: A file is missing, or the spec is wrong.
     """
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"{path}: no such model spec") from None
+    text = read_text(path, "model spec")
     spec = load_spec(text, str(path))
     schema = path.parent / spec.validation.schema_file
-    try:
-        return spec, text, schema.read_text()
-    except (FileNotFoundError, IsADirectoryError):
+    if not schema.exists():
         raise ConfigError(
             f"{path} validation.schema: {schema} does not exist; make a first one with "
             f"`airworthy schema infer {path}`"
-        ) from None
+        )
+    return spec, text, read_text(schema, "schema")
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that the user named.
+
+    Raises:
+        ConfigError: It is not there, can't be read, or is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(f"{path}: no such {what}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
 
 
 def parse_as_of(text: str | None) -> datetime:

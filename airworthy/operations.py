@@ -34,27 +34,37 @@ def serve(model: str, port: int) -> None:
 
 
 def rollback(model: str, reason: str) -> None:
-    """Return to the previous champion, in the registry and then in serving.
+    """Return to the previous champion, in the registry and then in serving; a rollout under way is called off.
+
+    A rollback that was cut short between the two is completed, not repeated: one call never goes two champions
+    back.
 
     Raises:
         ConfigError: The model has no champion.
         RegistryError: There is no champion before it.
-        RolloutError: A rollout of its service is under way.
     """
-    import tempfile
-
     from airworthy.registry import Registry
-    from airworthy.rollout import deploy
+    from airworthy.rollout import withdraw
+    from airworthy.serving.state import ServiceStore
 
     registry = Registry()
-    replaced = _champion(registry, model)
-    previous = registry.rollback(model, reason, expected_champion=replaced.version)
-    with tempfile.TemporaryDirectory() as scratch:
-        bundle = registry.fetch_bundle(previous, Path(scratch) / "bundle")
-        service = previous.tags["service"]
-        deploy(service, model=model, bundle=bundle, version=previous.version, home=home())
+    champion = _champion(registry, model)
+    service = champion.tags["service"]
+    called_off = withdraw(service, reason=f"rolled back: {reason}", home=home())
+    if called_off:
+        _say(called_off)
+    state = ServiceStore(home(), service).read()
+    if state and state.stable and state.stable.digest != champion.digest:
+        _deploy(registry, champion)
+        _say(
+            f"{model}: version {champion.version} is champion and now serves; an earlier rollback had been cut "
+            "short. Run the command again to go back further"
+        )
+        return
+    previous = registry.rollback(model, reason, expected_champion=champion.version)
+    _deploy(registry, previous)
     _say(
-        f"{model}: version {previous.version} is champion again and serves; version {replaced.version} is out"
+        f"{model}: version {previous.version} is champion again and serves; version {champion.version} is out"
     )
 
 
@@ -101,6 +111,19 @@ def infer(dataset: Path, out: Path) -> None:
     from airworthy.validation.findings import write_text
 
     write_text(out, infer_schema(dataset))
+
+
+def _deploy(registry: Registry, version: Version) -> None:
+    """Make a registered version the stable model of its service."""
+    import tempfile
+
+    from airworthy.rollout import deploy
+
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = registry.fetch_bundle(version, Path(scratch) / "bundle")
+        deploy(
+            version.tags["service"], model=version.model, bundle=bundle, version=version.version, home=home()
+        )
 
 
 def _champion(registry: Registry, model: str) -> Version:
@@ -150,6 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AirworthyError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename or 'the system'}: {error.strerror or error}\n")
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -55,7 +55,10 @@ def parameter(result: RunResult, name: str, output: str) -> Any:
 def release_outcome(result: RunResult) -> Outcome:
     """Read how a `release` run ended."""
     if result.state == "CANCELED":
-        return Outcome("canceled", 130, "canceled; whatever was rolling out has been settled")
+        settled = task(result, "settle-release")
+        done = settled is not None and settled.state == "SUCCEEDED"
+        rest = "whatever was rolling out has been settled" if done else "it has not been settled: resume it"
+        return Outcome("canceled", 130, f"canceled; {rest}")
     verdict_file = artifact(result, "evaluate-model", "verdict")
     verdict = read_verdict(verdict_file) if verdict_file else None
     compared = verdict.champion_version if verdict else None
@@ -72,12 +75,14 @@ def release_outcome(result: RunResult) -> Outcome:
     version = parameter(result, "register-model", "version")
     record = artifact(result, "rollout-canary", "record")
     summary = json.loads((record / "rollout.json").read_text()) if record else {}
+    reason = summary.get("reason", "the rollout left no record")
+    if summary.get("fault"):
+        reason += f" (with an injected fault: {summary['fault']['kind']})"
     if summary.get("decision") != "PASS":
-        reason = summary.get("reason", "the rollout left no record")
         return Outcome("rolled back", 3, "the canary was rolled back", (reason,), version, compared)
     if task(result, "promote-model") is None:
         return Outcome("failed", 1, "the canary passed but was not promoted", (), version, compared)
-    return Outcome("released", 0, f"version {version} is champion", (summary["reason"],), version, compared)
+    return Outcome("released", 0, f"version {version} is champion", (reason,), version, compared)
 
 
 def _failed(result: RunResult, compared: str | None) -> Outcome:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from airworthy.outcome import Outcome, artifact, release_outcome, task
+from airworthy.outcome import Outcome, artifact, release_outcome
 from airworthy.reports import number
 from airworthy.verdict import Check, Verdict, read_verdict
 
@@ -26,7 +26,7 @@ def print_summary(result: RunResult, out: Console) -> int:
     Returns:
         The exit code that it stands for.
     """
-    if task(result, "retrieve-features") is None and "spec" not in result.arguments:
+    if result.pipeline != "release":
         return _plain_summary(result, out)
     outcome = release_outcome(result)
     out.rule(f"[{_COLOURS.get(outcome.ending, 'yellow')} bold]{escape(outcome.headline)}[/]", align="left")

@@ -12,9 +12,12 @@ import datetime
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from benchmarks import release_steps
 
@@ -26,6 +29,8 @@ VERSIONS = {
     "validation": ("tensorflow-data-validation",),
 }
 """Packages worth naming, by the lock file that pins them."""
+QUIET = 0.05
+"""Share of the cores that others may take."""
 
 
 def main() -> None:
@@ -36,9 +41,9 @@ def main() -> None:
     options = parser.parse_args()
     if BEGIN not in README.read_text() or END not in README.read_text():
         raise SystemExit(f"{README}: the lines {BEGIN} and {END} are missing")
-    parts = [machine(), "### Steps of a release\n"]
+    parts, before = [machine(), "### Steps of a release\n"], core_seconds()
     say("releases and bare library calls")
-    parts += [release_steps.table(*release_steps.measure(options.rounds), options.rounds)]
+    parts += [release_steps.table(*release_steps.measure(options.rounds))]
     say("engine and kfp.local")
     parts += ["\n### Local engine\n", script("engine_overhead.py")]
     say("feature retrieval")
@@ -46,6 +51,7 @@ def main() -> None:
         "\n### Point-in-time retrieval\n",
         script("retrieval.py", "--rows", str(options.retrieval_rows)),
     ]
+    parts += [f"\n{disturbance(before, core_seconds())}"]
     text = "\n".join(parts)
     write(text)
     print(text)
@@ -81,6 +87,26 @@ def machine() -> str:
         f"{memory:.0f} GiB; load average at the start {os.getloadavg()[0]:.1f}.\n"
         f"{', '.join(versions)}; PYTHONDONTWRITEBYTECODE {cold}.\n"
     )
+
+
+def core_seconds() -> tuple[float, float, float]:
+    """Core seconds so far: of the whole machine, busy or not; busy; busy for this benchmark."""
+    times = psutil.cpu_times()
+    ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total, times.user + times.system, sum(each.ru_utime + each.ru_stime for each in ours)
+
+
+def disturbance(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
+    """How much of the machine other processes took meanwhile: a load at the start says nothing about that."""
+    total, busy, ours = (b - a for a, b in zip(before, after, strict=True))
+    others = max(0.0, busy - ours) / total
+    verdict = (
+        "quiet enough"
+        if others <= QUIET
+        else "**too busy: measure again before believing small differences**"
+    )
+    return f"Other processes took {others:.0%} of the cores meanwhile ({verdict})."
 
 
 def processor() -> str:

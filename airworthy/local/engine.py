@@ -23,11 +23,11 @@ from airworthy.local.control import Control
 from airworthy.local.environments import Environments
 from airworthy.local.events import Event, Listener
 from airworthy.local.executor import RUN_VARIABLE
-from airworthy.local.ir import Pipeline, load_pipeline
+from airworthy.local.ir import Pipeline, exit_handler_of, load_pipeline
 from airworthy.local.leaf import LeafRunner, Settings
 from airworthy.local.preflight import check_arguments, check_pipeline, local_values
 from airworthy.local.scheduler import Outcome, Place, Scheduler
-from airworthy.local.state import RunResult, RunState, RunStore, hold, load_run
+from airworthy.local.state import RunResult, RunState, RunStore, TaskRecord, hold, load_run
 from airworthy.local.values import RunFacts, Values, complete
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ def run_pipeline(
             if earlier.state == "SUCCEEDED":
                 return earlier
             _kill_leftovers(directory)
-        shutil.copyfile(yaml_path, directory / "pipeline.yaml") if not earlier else None
+        else:
+            shutil.copyfile(yaml_path, directory / "pipeline.yaml")
         store = RunStore(
             RunResult(
                 run_id, "RUNNING", {}, {}, directory, pipeline.name, pipeline.digest, arguments,
@@ -119,7 +120,7 @@ class _Work:
     environments: Environments
     settings: Settings
     tell: Listener
-    earlier: Mapping[str, Any]
+    earlier: Mapping[str, TaskRecord]
 
     async def run(self, ready: threading.Event, handle: _Handle) -> RunResult:
         control = Control()
@@ -139,6 +140,7 @@ class _Work:
             control,
             self.tell,
             self.earlier,
+            _undone(self.pipeline, self.earlier),
         )
         scheduler = Scheduler(self.pipeline, self.store, facts, leaves, control, self.tell)
         self.tell(Event("run_started", text=result.run_id))
@@ -273,6 +275,13 @@ def _serialized(listener: Listener | None) -> Listener:
                 logger.exception("The listener of the run failed and gets no more events.")
 
     return tell
+
+
+def _undone(pipeline: Pipeline, earlier: Mapping[str, TaskRecord]) -> list[str]:
+    """Path prefixes of the exit handler bodies whose exit task has run already."""
+    tasks = pipeline.tasks(pipeline.root)  # the compiler allows exit handlers at the top only
+    bodies = {name: exit_handler_of(task, tasks) for name, task in tasks.items()}
+    return [f"{body}/" for name, body in bodies.items() if body and name in earlier and earlier[name].started]
 
 
 def _earlier(home: Path, run_id: str | None, pipeline: Pipeline, arguments: Mapping[str, Any]) -> RunResult:

@@ -108,7 +108,7 @@ class Environments:
         log.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         python = str(folder / "bin" / "python")
-        uv = _uv()
+        uv = find_uv()
         _run([uv, "venv", "--python", sys.executable, str(folder)], log)
         # Compiled once here: where bytecode can't be written later, every step would compile its libraries anew.
         exact = ["--python", python, "--compile-bytecode", "--require-hashes"]
@@ -193,7 +193,12 @@ def _stamp(group: str) -> str:
     return digest.hexdigest()
 
 
-def _uv() -> str:
+def find_uv() -> str:
+    """The uv beside this interpreter, or on the PATH.
+
+    Raises:
+        MissingCapabilityError: There is none.
+    """
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if not found:

@@ -10,7 +10,7 @@ of its own is found as well; elsewhere the command's process group is killed.
 """
 
 # pathlib alone would double the time to start; no shell is wanted.
-# ruff: noqa: PTH105, PTH106, PTH108, PTH112, PTH114, PTH118, PTH123, PTH208, S606
+# ruff: noqa: PTH105, PTH106, PTH108, PTH112, PTH114, PTH118, PTH123, PTH208
 
 import os
 import select

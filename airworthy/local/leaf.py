@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -79,9 +79,11 @@ class LeafRunner:
         control: Control,
         tell: Listener,
         earlier: Mapping[str, TaskRecord],
+        undone: Sequence[str],
     ) -> None:
         self.pipeline, self.store, self.facts, self.environments = pipeline, store, facts, environments
         self.settings, self.control, self.tell, self.earlier = settings, control, tell, earlier
+        self._undone = tuple(undone)
         self._workers = asyncio.Semaphore(settings.workers)
         self._accelerator = asyncio.Lock()
         # Exit tasks start while canceled ones still end, so threads are no limit of their own.
@@ -105,7 +107,7 @@ class LeafRunner:
         inputs = {"parameters": call.inputs.parameters, "artifacts": call.inputs.artifacts}
         fingerprint = digest_of(inputs)
         before = self.earlier.get(call.path)
-        if before and before.state == "SUCCEEDED" and before.fingerprint == fingerprint and not call.final:
+        if before and before.fingerprint == fingerprint and self._stands(before, call):
             return self.store.put(dataclasses.replace(before, reused=True))
         executor = self.pipeline.executor(call.task.component["executorLabel"])
         accelerator = _accelerator(executor.get("container", {}), call.inputs)
@@ -120,6 +122,18 @@ class LeafRunner:
         if "importer" in executor:
             return self._import(call, executor["importer"])
         return await self._run_container(call, executor["container"], bool(accelerator))
+
+    def _stands(self, before: TaskRecord, call: Call) -> bool:
+        """Whether a task of the interrupted run still counts.
+
+        Its outputs must be there. And where the exit handler has run already, it may have undone what the steps
+        of its body did to the world: those that may not be cached are done again.
+        """
+        undone = call.path.startswith(self._undone) and not call.cacheable
+        found = before.outputs.get("artifacts", {}).values()
+        uris = [artifact["uri"] for artifacts in found for artifact in artifacts]
+        there = all(Path(uri).exists() for uri in uris if uri.startswith("/"))
+        return before.state == "SUCCEEDED" and there and not call.final and not undone
 
     def _import(self, call: Call, importer: Spec) -> TaskRecord:
         source = importer["artifactUri"]
@@ -193,7 +207,11 @@ class LeafRunner:
             ending = await loop.run_in_executor(self._threads, attempt.run)
         if key and ending.outputs is not None and self.settings.cache:
             outputs = directory / "outputs"
-            await loop.run_in_executor(self._threads, self.settings.cache.store, key, outputs, ending.outputs)
+            try:
+                store = self.settings.cache.store
+                await loop.run_in_executor(self._threads, store, key, outputs, ending.outputs)
+            except OSError as error:  # the task has succeeded all the same
+                self.tell(Event("log_line", call.path, f"not kept in the cache: {error}"))
         return ending
 
     def _make_attempt(self, call: Call, container: Spec, directory: Path) -> Attempt:

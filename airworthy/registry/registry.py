@@ -201,6 +201,8 @@ class Registry:
                 "rollout_sha256": evidence.content_digest(rollout),
             }
             aliases.tag(self._client, candidate, tags)
+            if WITHDRAWN in candidate.tags:
+                self._client.delete_model_version_tag(model, version, PREFIX + WITHDRAWN)
             aliases.move(self._client, hold, candidate, CHAMPION, "promoted", outcome.reason, expected)
             aliases.settle(self._client, hold, self.version(model, version))
         return "promoted"

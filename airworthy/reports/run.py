@@ -243,7 +243,7 @@ def _parameters(result: RunResult) -> str:
 
 def _result(result: RunResult) -> tuple[str, str, tuple[str, ...]]:
     """Outcome for the badge, one sentence, and the reasons for it."""
-    if "spec" in result.arguments and result.state in ("SUCCEEDED", "FAILED"):
+    if result.pipeline == "release" and result.state in ("SUCCEEDED", "FAILED"):
         from airworthy.outcome import release_outcome
 
         outcome = release_outcome(result)

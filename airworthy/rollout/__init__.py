@@ -1,7 +1,16 @@
 """The rollout room: moves traffic to a new model step by step, judges the evidence, proves it or rolls
 back."""
 
-from airworthy.rollout.release import RolloutOutcome, roll_out
-from airworthy.rollout.rest import SettleResult, deploy, finish, settle
+from airworthy.rollout.release import RolloutOutcome, require_deployer, roll_out
+from airworthy.rollout.rest import SettleResult, deploy, finish, settle, withdraw
 
-__all__ = ["RolloutOutcome", "SettleResult", "deploy", "finish", "roll_out", "settle"]
+__all__ = [
+    "RolloutOutcome",
+    "SettleResult",
+    "deploy",
+    "finish",
+    "require_deployer",
+    "roll_out",
+    "settle",
+    "withdraw",
+]

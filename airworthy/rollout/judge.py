@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +29,7 @@ from airworthy.rollout.betting import ArmBet, RateBet, ScoreBet, quantile
 from airworthy.serving.observation import Arm, Observation
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-JUDGE = 1
+JUDGE = 2
 """Raised whenever the same observations may give another judgement; records name it."""
 ALPHA_SHARES = {"errors": 0.4, "latency": 0.3, "limit": 0.2, "scores": 0.1}
 RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 15.0)
@@ -51,7 +50,6 @@ class Settings:
     max_error_rate: float = 0.05
     max_latency_increase: float = 1.0
     warm_up: int = 200
-    score_action: Literal["warn", "fail"] = "warn"
 
     @classmethod
     def of(cls, plan: Rollout) -> Settings:
@@ -194,7 +192,7 @@ class Judge:
             if evidence[process] < self.settings.threshold(process):
                 continue
             reason = self._explain(process)
-            if process == "scores" and self.settings.score_action == "warn":
+            if process == "scores":
                 if reason not in self.warnings:
                     self.warnings.append(reason)
                 continue
@@ -269,15 +267,6 @@ def conclude(judge: Judge, ending: Ending, detail: str = "") -> Judgement:
         f"{canary.failed} of {canary.requests} canary requests failed, certified below "
         f"{judge.settings.max_error_rate:.3g}"
     )
-    reason += (
-        "; no worse than the stable model" if judge.counts["stable"].requests else "; nothing to compare with"
-    )
+    compared = judge.counts["stable"].requests > 0
+    reason += "; not shown to be worse than the stable model" if compared else "; nothing to compare with"
     return Judgement("PASS", reason, "certificate", None, evidence)
-
-
-def judge_all(observations: Iterable[Observation], settings: Settings) -> Judge:
-    """A judge that has seen all observations, in order."""
-    judge = Judge(settings)
-    for seen in observations:
-        judge.observe(seen)
-    return judge

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airworthy.errors import GateError, RolloutError
+from airworthy.errors import ConfigError, GateError, MissingCapabilityError, RolloutError
 from airworthy.model_spec import ModelSpec
 from airworthy.rollout.controller import Controller, Setting
 from airworthy.rollout.judge import JUDGE, Judgement, Outcome, Settings
@@ -47,6 +48,21 @@ class RolloutOutcome:
     @property
     def passed(self) -> bool:
         return self.decision == "PASS"
+
+
+def require_deployer() -> None:
+    """Refuse to prove a model here when its traffic is elsewhere.
+
+    Raises:
+        MissingCapabilityError: `AIRWORTHY_DEPLOYER` is not `local`: on a cluster, replayed requests inside a pod
+            would be no evidence about the served model.
+    """
+    deployer = os.environ.get("AIRWORTHY_DEPLOYER")
+    if deployer != "local":
+        raise MissingCapabilityError(
+            f"AIRWORTHY_DEPLOYER is {deployer or 'not set'}, and this version can roll out only locally (`local`): "
+            "nothing was deployed"
+        )
 
 
 def roll_out(
@@ -150,6 +166,11 @@ def _begin(
                 f"give {spec.name} a rollout.service of its own"
             )
         refuse_if_taken(service, canary)
+        if registered_champion and champion is None and service.stable:
+            raise ConfigError(
+                f"service {store.service} serves version {service.stable.version}, but the registry has no champion "
+                f"of {spec.name}: is this the registry that it was released with (MLFLOW_TRACKING_URI)?"
+            )
         if registered_champion and registered_champion() != (champion.digest if champion else None):
             raise GateError(
                 f"{spec.name} has another champion by now than the one that version {version} was compared "

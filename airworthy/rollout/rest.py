@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,8 +55,23 @@ def refuse_if_taken(service: Service, canary: Deployed) -> None:
     )
 
 
-def finish(service: str, *, bundle: Path, version: str, home: Path) -> str:
-    """Make the proven canary the stable model; called after the registry's champion alias moved. Idempotent.
+def finish(
+    service: str,
+    *,
+    bundle: Path,
+    version: str,
+    home: Path,
+    promote: Callable[[], object] | None = None,
+) -> str:
+    """Make the proven canary the stable model, together with the registry's champion alias. Idempotent.
+
+    Args:
+        service: The service.
+        bundle: The proven bundle.
+        version: Its registry version.
+        home: State directory.
+        promote: Moves the alias. It is called while the service is held, and only if the canary is still proven
+            here: so neither moves alone, but for a crash between the two, which `settle` completes.
 
     Returns:
         A sentence about what serves now.
@@ -70,6 +86,8 @@ def finish(service: str, *, bundle: Path, version: str, home: Path) -> str:
 
     def change(current: Service | None) -> Service:
         if current and current.stable and current.stable.digest == digest and current.canary is None:
+            if promote:
+                promote()
             return current
         rollout = current.rollout if current else None
         proven = rollout is not None and rollout.state == "proven"
@@ -78,6 +96,8 @@ def finish(service: str, *, bundle: Path, version: str, home: Path) -> str:
                 f"service {service}: version {version} is not proven by a rollout here, so it can't become "
                 "the stable model; roll it out first"
             )
+        if promote:
+            promote()
         return rolled_forward(current, f"version {version} became champion")
 
     store = ServiceStore(home, service)
@@ -134,6 +154,28 @@ def settle(service: str, *, champion_digest: str | None, home: Path, run: str | 
         store.update(change)
         store.prune()
     return result
+
+
+def withdraw(service: str, *, reason: str, home: Path) -> str:
+    """Take a canary out, whoever is rolling it out: its controller finds out at its next step and stops.
+
+    Returns:
+        A sentence about what was withdrawn; empty if there was no canary.
+    """
+    sentence = ""
+
+    def change(current: Service | None) -> Service:
+        nonlocal sentence
+        assert current is not None
+        if current.canary is None or current.rollout is None:
+            return current
+        sentence = f"service {service}: the rollout of version {current.canary.version} was called off"
+        return rolled_back(current, reason)
+
+    store = ServiceStore(home, service)
+    if store.read() is not None:
+        store.update(change)
+    return sentence
 
 
 def deploy(service: str, *, model: str, bundle: Path, version: str, home: Path) -> str:

@@ -1,4 +1,4 @@
-"""KFP face of the promotion: registry alias first, then the served model."""
+"""KFP face of the promotion: the registry's alias and the served model move together."""
 
 from kfp import dsl
 
@@ -34,12 +34,17 @@ def promote_model(
     from airworthy.state import home
 
     parsed = load_spec(spec)
-    Registry().promote(
-        parsed.name,
-        version,
-        verdict=Path(verdict.path),
+    finish(
+        parsed.rollout.service,
         bundle=Path(model.path),
-        rollout=Path(record.path) / "rollout.json",
-        expected_champion=read_champion(Path(champion.path)).version,
+        version=version,
+        home=home(),
+        promote=lambda: Registry().promote(
+            parsed.name,
+            version,
+            verdict=Path(verdict.path),
+            bundle=Path(model.path),
+            rollout=Path(record.path) / "rollout.json",
+            expected_champion=read_champion(Path(champion.path)).version,
+        ),
     )
-    finish(parsed.rollout.service, bundle=Path(model.path), version=version, home=home())

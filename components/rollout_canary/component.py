@@ -43,9 +43,10 @@ def rollout_canary(
 
     from airworthy.model_spec import load_spec
     from airworthy.registry import Registry, champion_digest, read_champion
-    from airworthy.rollout import roll_out
+    from airworthy.rollout import require_deployer, roll_out
     from airworthy.state import home
 
+    require_deployer()
     parsed = load_spec(spec)
     registry = Registry()
     found = read_champion(Path(champion.path))

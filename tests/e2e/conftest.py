@@ -55,6 +55,25 @@ class Airworthy:
     ) -> subprocess.CompletedProcess[str]:
         return self("run", "--model", str(model), "--as-of", as_of, "--plain", env=env)
 
+    def release_with_fault(self, model: Path, as_of: str, fault: str) -> subprocess.CompletedProcess[str]:
+        """As the demonstration does it: the command line itself offers no faults."""
+        code = (
+            "import sys; from pathlib import Path; from rich.console import Console;"
+            "from airworthy.client import LocalClient; from airworthy.summary import print_summary;"
+            "result = LocalClient().submit('release', model=Path(sys.argv[1]), parameters={'as_of': sys.argv[2]},"
+            " env={'AIRWORTHY_DEMO_FAULT': sys.argv[3]});"
+            "sys.exit(print_summary(result, Console(width=200)))"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code, str(model), as_of, fault],
+            cwd=ROOT,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+
     def processes(self) -> list[psutil.Process]:
         """Every process that works for this home."""
         found = []

@@ -92,9 +92,10 @@ def test_a_poor_model_is_refused_and_registered_nowhere(airworthy: Airworthy, sp
 
 
 def test_a_canary_whose_server_fails_is_rolled_back(airworthy: Airworthy, spec: Spec) -> None:
-    done = airworthy.release(spec("flight_delay"), "2013-10-01", env={"AIRWORTHY_DEMO_FAULT": "errors:0.5"})
+    done = airworthy.release_with_fault(spec("flight_delay"), "2013-10-01", "errors:0.5")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "the canary was rolled back" in done.stdout
+    assert "injected fault" in done.stdout
     assert champion(airworthy) == serving(airworthy) == "2"
     assert registry(airworthy).challenger("flight_delay") is None
     assert airworthy.processes() == []
@@ -147,9 +148,12 @@ def test_ctrl_c_ends_a_release_in_order(airworthy: Airworthy, spec: Spec) -> Non
     run = list_runs(airworthy.home)[0]
     settled = task(run, "settle-release")
     assert run.state == "CANCELED"
+    assert champion(airworthy) == serving(airworthy) == before
+    resumed = airworthy("run", "--resume", run.run_id, "--plain")
+    assert resumed.returncode in (0, 3), resumed.stdout + resumed.stderr
+    assert champion(airworthy) == serving(airworthy)
     assert settled is not None
     assert settled.state == "SUCCEEDED"
-    assert champion(airworthy) == serving(airworthy) == before
 
 
 def test_rollback_returns_to_the_previous_champion_in_registry_and_serving(airworthy: Airworthy) -> None:

@@ -241,6 +241,8 @@ def test_values_are_encoded_whatever_holds_them(
     [
         ("wind", [float("inf")], "column wind: infinite"),
         ("wind", [-1e300], "column wind: infinite or too large"),
+        ("wind", [10**400], "column wind: a number is too large"),
+        ("hour", [-(10**400)], "column hour: a number is too large"),
         ("wind", ["3.5"], "column wind: must be numbers, found str '3.5'"),
         ("wind", [True], "column wind: must be numbers, found bool True"),
         (

@@ -93,14 +93,11 @@ def test_a_stall_that_delays_several_requests_counts_once() -> None:
     assert judge.failure is None
 
 
-def test_other_scores_only_warn_unless_told_to_fail() -> None:
+def test_other_scores_only_warn() -> None:
     warned = judged(list(stream(1, 1500, share=constant(0.5), error=lambda i, a: 0.0, shift=0.4)))
     assert warned.failure is None
     assert len(warned.warnings) == 1
-    strict = Settings(score_action="fail")
-    failed = judged(list(stream(1, 1500, share=constant(0.5), error=lambda i, a: 0.0, shift=0.4)), strict)
-    assert failed.failure is not None
-    assert failed.failure.process == "scores"
+    assert warned.evidence["scores"] >= warned.settings.threshold("scores")
 
 
 def test_ten_failures_in_a_row_end_it_at_full_traffic() -> None:
@@ -140,6 +137,15 @@ def test_pass_needs_a_certificate() -> None:
     strict = Settings(max_error_rate=0.05)
     assert conclude(judged([seen(i) for i in range(58)], strict), "exhausted").outcome == "INCONCLUSIVE"
     assert conclude(judged([seen(i) for i in range(90)], strict), "completed").outcome == "PASS"
+
+
+def test_a_pass_claims_no_more_than_was_shown() -> None:
+    alone = judged([seen(i) for i in range(60)])
+    assert "worse" not in conclude(alone, "completed").reason
+    compared = judged([seen(i, "canary" if i % 2 else "stable") for i in range(120)])
+    assert conclude(compared, "completed").reason == (
+        "0 of 60 canary requests failed, certified below 0.2; not shown to be worse than the stable model"
+    )
 
 
 @pytest.mark.parametrize(

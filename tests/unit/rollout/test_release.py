@@ -44,7 +44,7 @@ def test_a_good_canary_is_proven_promoted_and_its_record_replays(world: World, t
     ]
     assert main(["replay", str(record)]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "no worse than the stable model" in page
+    assert "not shown to be worse than the stable model" in page
     assert len(page) < 1_000_000
 
     for _ in range(2):  # promotion may be repeated
