@@ -129,7 +129,8 @@ class LeafRunner:
         Its outputs must be there. And where the exit handler has run already, it may have undone what the steps
         of its body did to the world: those that may not be cached are done again.
         """
-        undone = call.path.startswith(self._undone) and not call.cacheable
+        cacheable = call.cacheable and call.task.cacheable
+        undone = call.path.startswith(self._undone) and not cacheable
         found = before.outputs.get("artifacts", {}).values()
         uris = [artifact["uri"] for artifacts in found for artifact in artifacts]
         there = all(Path(uri).exists() for uri in uris if uri.startswith("/"))

@@ -201,6 +201,7 @@ def follow_parent() -> None:
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1024):
             continue
+        log.info("stopped: the process that started this server has ended")
         os._exit(0)
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
@@ -279,6 +280,7 @@ def _serve(options: argparse.Namespace) -> int:
     if options.announce:
         announce(options.announce, listener)
     run(model, listener, version=options.model_version, digest=digest)
+    log.info("stopped serving %s version %s", name, options.model_version or "-")
     return 0
 
 

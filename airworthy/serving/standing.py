@@ -1,7 +1,8 @@
 """A standing service on this machine: the stable model behind the splitter, until told to stop.
 
 It follows the service's state: when a release or a rollback changes the stable model, the new one is started,
-takes over once it is ready, and the old one finishes what it has begun. A server that dies is started again.
+takes over once it is ready, and the old one finishes what it has begun. A new one that can't start changes
+nothing: the old one goes on serving. A server that dies is started again.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import json
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from airworthy.errors import ServingError
+from airworthy.errors import AirworthyError, ConfigError, RolloutError
 from airworthy.serving.local import SERVER_MODULE, ServerOptions, ServerProcess
 from airworthy.serving.observation import Observation
 from airworthy.serving.splitter import Splitter
@@ -23,21 +25,40 @@ from airworthy.serving.state import Deployed, Service, ServiceStore, services
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+UNABLE = (AirworthyError, OSError)
+"""Why a server may not start: its bundle, its model or the machine."""
 
 
-def service_of(model: str, home: Path) -> Service:
+def service_of(model: str, home: Path, service: str | None = None) -> Service:
     """The service that serves a model.
 
+    Args:
+        model: Model name.
+        home: State directory.
+        service: Its name, where it is known; by default the model's only service that has a stable model.
+
     Raises:
-        ServingError: There is none, or it has no stable model yet.
+        ConfigError: There is none, it has no stable model yet, or several serve the model and none was named.
+        RolloutError: A service's state can't be understood.
     """
-    found = [service for service in services(home) if service.model == model]
+    if service is None:
+        known = services(home)
+    else:
+        named = ServiceStore(home, service).read()
+        known = [named] if named else []
+    found = [one for one in known if one.model == model]
     if not found:
-        known = ", ".join(sorted({s.model for s in services(home)})) or "none yet"
-        raise ServingError(f"no model {model} has been released to serving (there are: {known})")
-    if found[0].stable is None:
-        raise ServingError(f"service {found[0].service} has no stable model yet: release one first")
-    return found[0]
+        where = f" by service {service}" if service else ""
+        others = ", ".join(sorted({one.model for one in known})) or "none yet"
+        raise ConfigError(f"no model {model} has been released to serving{where} (there are: {others})")
+    names = ", ".join(one.service for one in found)
+    ready = [one for one in found if one.stable]
+    if not ready:
+        raise ConfigError(f"service {names} has no stable model yet: release one first")
+    if len(ready) > 1:
+        names = ", ".join(one.service for one in ready)
+        raise ConfigError(f"model {model} is served by several services ({names}): name the one to use")
+    return ready[0]
 
 
 async def stand(
@@ -46,6 +67,7 @@ async def stand(
     *,
     port: int,
     tell: Callable[[str], None],
+    service: str | None = None,
     stop: asyncio.Event | None = None,
     server_module: str = SERVER_MODULE,
 ) -> None:
@@ -56,50 +78,130 @@ async def stand(
         home: State directory.
         port: Port of the splitter; 0 takes a free one.
         tell: Receives sentences for the user.
+        service: Which service, see `service_of`.
         stop: Ends the service; by default only a signal does.
         server_module: Module that is run as the model server.
 
     Raises:
-        ServingError: Nothing to serve, the port is taken, or the server doesn't start.
+        ConfigError: There is nothing to serve, or it is not clear what.
+        ServingError: The port is taken, the server doesn't start, or it died and doesn't start again.
     """
-    service = service_of(model, home)
-    assert service.stable is not None
-    store = ServiceStore(home, service.service)
+    state = service_of(model, home, service)
+    assert state.stable is not None
+    store = ServiceStore(home, state.service)
     stop = stop or asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     (store.folder / "logs").mkdir(parents=True, exist_ok=True)
-    current = service.stable
-    server = _server(store, service, current, server_module)
-    splitter: Splitter | None = None
     with (store.folder / "logs" / "requests.jsonl").open("a") as requests:
+        server = _server(store, state, state.stable, server_module)
+        splitter = Splitter(await _started(server), on_request=_logger(requests))
+        standing = _Standing(store, server_module, splitter, tell, state, state.stable, server)
+        tasks = []
         try:
-            server.start()
-            splitter = Splitter(await server.ready(), on_request=_logger(requests))
             url = await splitter.start(port)
-            tell(f"{model} version {current.version} serves at {url} (V1 and V2; metrics at {url}/metrics)")
-            while not await _stopped(stop):
-                service = store.read() or service
-                wanted = service.stable or current
-                if wanted != current or not server.alive:
-                    old, server = server, _server(store, service, wanted, server_module)
-                    server.start()
-                    splitter.replace_stable(await server.ready())
-                    await asyncio.to_thread(old.stop)
-                    current = wanted
-                    tell(f"{model} version {current.version} serves now")
+            tell(
+                f"{model} version {state.stable.version} serves at {url} (V1 and V2; metrics at {url}/metrics)"
+            )
+            tasks = [asyncio.create_task(standing.follow()), asyncio.create_task(stop.wait())]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            if splitter:
-                await splitter.stop()
-            await asyncio.to_thread(server.stop)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await splitter.stop()
+            await _ended(standing.server)
 
 
-async def _stopped(stop: asyncio.Event) -> bool:
+@dataclass
+class _Standing:
+    """What serves now and how it follows the service's state."""
+
+    store: ServiceStore
+    module: str
+    splitter: Splitter
+    tell: Callable[[str], None]
+    state: Service
+    """As last read."""
+    current: Deployed
+    server: ServerProcess
+    refused: Deployed | None = None
+    """Could not be started: not tried again while it stays the wanted one and `server` lives."""
+    told: Deployed | None = None
+    """The last one that the user was told about as refused."""
+    damage: str = ""
+    """What the user was told about an unreadable state."""
+
+    async def follow(self) -> None:
+        """Until cancelled. Raises what `_started` raises if the server is dead and can't be started again."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._look()
+            wanted = self.state.stable or self.current
+            if not self.server.alive:
+                await self._revive(wanted)
+            elif wanted == self.current:
+                self.refused = self.told = None
+            elif wanted != self.refused:
+                await self._try(wanted)
+
+    def _look(self) -> None:
+        try:
+            self.state = self.store.read() or self.state
+            self.damage = ""
+        except (RolloutError, OSError) as error:
+            if not self.damage:
+                self.tell(f"{error}; version {self.current.version} goes on serving")
+            self.damage = str(error)
+
+    async def _try(self, wanted: Deployed) -> None:
+        try:
+            await self._take_over(wanted)
+        except UNABLE as error:
+            if wanted != self.told:
+                self.tell(
+                    f"{self.state.model} version {wanted.version} can't be served: {error}; "
+                    f"version {self.current.version} goes on serving"
+                )
+            self.refused = self.told = wanted
+        else:
+            self.refused = self.told = None
+
+    async def _revive(self, wanted: Deployed) -> None:
+        """The server died: first what it served, which has worked; whatever else is wanted can try then."""
+        try:
+            await self._take_over(self.current)
+        except UNABLE as error:
+            if wanted == self.current:
+                raise
+            log.warning("version %s can't be started again: %s", self.current.version, error)
+            await self._take_over(wanted)
+        self.refused = None
+
+    async def _take_over(self, deployed: Deployed) -> None:
+        """Start a server, send requests to it, then stop the old one. A failure leaves everything as it was."""
+        new = _server(self.store, self.state, deployed, self.module)
+        self.splitter.replace_stable(await _started(new))
+        old, self.server, self.current = self.server, new, deployed
+        self.tell(f"{self.state.model} version {deployed.version} serves now")
+        await _ended(old)
+
+
+async def _started(server: ServerProcess) -> str:
+    """Start a server and wait until it is ready; returns its URL. If it doesn't get there it is stopped."""
     try:
-        await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
-    except TimeoutError:
-        return False
-    return True
+        server.start()
+        return await server.ready()
+    except BaseException:
+        await _ended(server)
+        raise
+
+
+async def _ended(server: ServerProcess) -> None:
+    """Stop a server, even if whoever waits for it is cancelled meanwhile."""
+    await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, server.stop))
 
 
 def _logger(file: IO[str]) -> Callable[[Observation], None]:

@@ -35,6 +35,10 @@ NEXT: dict[State, frozenset[State]] = {
 }
 
 
+SPARED_SECONDS = 3600.0
+"""How long a bundle copy that nothing refers to is spared: a release may have copied it and refer to it soon."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -107,7 +111,7 @@ class ServiceStore:
             RolloutError: The file can't be understood.
         """
         try:
-            return Service.model_validate_json(self.file.read_text())
+            return Service.model_validate_json(self.file.read_bytes())
         except FileNotFoundError:
             return None
         except ValidationError as error:
@@ -142,29 +146,36 @@ class ServiceStore:
     def keep(self, bundle: Path, version: str) -> Deployed:
         """Copy a bundle into the service's folder (once per digest) and verify the copy.
 
+        `prune` spares it for `SPARED_SECONDS` from now on: refer to it by then. Not to be called from within a
+        change of `update`, which holds the same lock.
+
         Raises:
             BundleError: The bundle or its copy doesn't match its digests.
+            RolloutError: The copy can't be written.
         """
         digest = verify_bundle(bundle)
         kept = self.folder / "models" / digest[:16]
-        if not kept.exists():
-            temporary = kept.with_name(f"{kept.name}.{os.getpid()}.incomplete")
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(bundle, temporary)
-            try:
-                temporary.replace(kept)
-            except OSError:  # another process was faster: its copy has the same content
-                shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            with file_lock(self.folder / "lock"):
+                if not kept.exists():
+                    temporary = kept.with_name(f"{kept.name}.incomplete")
+                    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+                    shutil.copytree(bundle, temporary)
+                    temporary.replace(kept)
+                os.utime(kept)
+        except OSError as error:
+            raise RolloutError(f"{bundle} can't be copied to {kept}: {error}") from error
         verify_bundle(kept)
         return Deployed(version=version, digest=digest, bundle=f"models/{kept.name}")
 
     def prune(self) -> None:
-        """Delete bundle copies that nothing refers to."""
+        """Delete bundle copies that nothing refers to and that no release has just made."""
         with file_lock(self.folder / "lock"):
             state = self.read()
             used = {d.bundle for d in (state.stable, state.canary) if d} if state else set()
+            spared = time.time() - SPARED_SECONDS
             for kept in (self.folder / "models").glob("*"):
-                if f"models/{kept.name}" not in used and not kept.name.endswith(".incomplete"):
+                if f"models/{kept.name}" not in used and kept.stat().st_mtime < spared:
                     shutil.rmtree(kept, ignore_errors=True)
 
     def _write(self, state: Service) -> None:

@@ -17,6 +17,7 @@ from airworthy.rollout import settle
 from airworthy.rollout.record import replay
 from airworthy.serving.chaos import Fault
 from airworthy.verdict import read_verdict, write_verdict
+from tests.processes import started_here
 from tests.release_evidence import make_bundle
 from tests.unit.rollout.conftest import World, models, world  # noqa: F401 (fixtures)
 
@@ -87,7 +88,7 @@ def test_a_bad_canary_is_rolled_back_within_few_requests(world: World, tmp_path:
     record = replay(tmp_path / "record")
     assert record.agrees
     assert record.start["fault"]["kind"] == fault
-    assert_gone(psutil.Process().children(recursive=True))
+    assert_gone(started_here())
 
 
 def test_a_canary_that_answers_nothing_gets_no_traffic(world: World, tmp_path: Path) -> None:  # noqa: F811

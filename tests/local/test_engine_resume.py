@@ -103,12 +103,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 def test_killed_at_random_moments_and_resumed_to_the_same_result(compiled, tmp_path, undisturbed, seed):
     path, home, chance = compiled(story), tmp_path / "killed", random.Random(seed)
     arguments = {"trace": str(tmp_path / "trace"), "status": str(tmp_path / "status")}
+    span = undisturbed.ended - undisturbed.started
     kills = 0
     while True:
         began = (home / "runs/it/run.json").exists()
         engine = _start(path, home, run_id="it", arguments=arguments, resume=began)
         try:
-            code = engine.wait(timeout=chance.uniform(0.25, 1.1) if kills < 3 else 60)
+            code = engine.wait(timeout=chance.uniform(0.1, 0.7) * span if kills < 3 else 60)
         except subprocess.TimeoutExpired:
             engine.kill()
             engine.wait()
@@ -203,17 +204,21 @@ def test_two_engines_on_one_run_are_refused(compiled, tmp_path):
 def mended(counter: str, trace: str, status: str):
     with dsl.ExitHandler(final(path=status)):
         before = touch(path=trace).set_caching_options(False)
-        flaky(counter=counter, failures=1).after(before)
+        kept = number()
+        flaky(counter=counter, failures=1).after(before, kept)
 
 
-def test_a_failed_run_resumes_where_it_failed(run, compiled, tmp_path):
+def test_a_failed_run_resumes_where_it_failed_and_redoes_what_the_exit_handler_may_have_undone(
+    run, compiled, tmp_path
+):
     arguments = {key: str(tmp_path / key) for key in ("counter", "trace", "status")}
     first = run(mended, arguments, run_id="it")
     assert first.state == "FAILED"
     second = run(mended, {}, run_id="it", resume=True)
     assert second.state == "SUCCEEDED"
-    assert (tmp_path / "trace").read_text() == "x\n"
-    assert second.tasks["exit-handler-1/touch"].reused
+    assert second.tasks["exit-handler-1/number"].reused
+    assert (tmp_path / "trace").read_text() == "x\nx\n"
+    assert second.tasks["exit-handler-1/touch"].attempts == 2
     assert second.tasks["exit-handler-1/flaky"].attempts == 2
     states = [json.loads(line)[0] for line in (tmp_path / "status").read_text().splitlines()]
     assert states == ["FAILED", "SUCCEEDED"]

@@ -52,6 +52,8 @@ WRONG = {
         "confidence: 1.0 ",
         r"gate\.champion\.confidence: .*less than 1",
     ),
+    "endless days": ("test_days: 28", "test_days: .inf", r"splits\.test_days: .*finite"),
+    "endless deadline": ("alpha: 0.05", "deadline_seconds: .inf", r"rollout\.deadline_seconds: .*finite"),
     "zero days": ("test_days: 28", "test_days: 0", r"splits\.test_days: .*greater than 0"),
     "service name for no host": ("service: flight-delay", "service: Flight_Delay", r"rollout\.service"),
 }
@@ -85,6 +87,9 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such model spec"):
         read_spec(tmp_path / "none.yaml")
     spec = tmp_path / "m.yaml"
+    spec.write_bytes("description: à demain".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        read_spec(spec)
     spec.write_text(TEXT)
     with pytest.raises(ConfigError, match=r"airworthy schema infer"):
         read_spec(spec)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from airworthy.errors import GateError, RolloutError
+from airworthy.errors import ConfigError, GateError, MissingCapabilityError, RolloutError
 from airworthy.operations import main
-from airworthy.rollout import deploy, finish, roll_out, settle
+from airworthy.rollout import deploy, finish, require_deployer, roll_out, settle
 from airworthy.rollout.record import replay
 from airworthy.serving.state import Service, ServiceStore, describe_service
 from tests.release_evidence import make_evidence
@@ -159,6 +159,44 @@ def test_a_champion_that_changed_meanwhile_stops_a_rollout_before_it_begins(
     with pytest.raises(GateError, match="the verdict is stale"):
         world.release(tmp_path / "record", registered_champion=lambda: "another")
     assert world.state == before
+
+
+def test_the_alias_moves_only_while_the_canary_is_proven(world: World, tmp_path: Path) -> None:
+    moved: list[str] = []
+
+    def refuse() -> None:
+        raise GateError("another release was faster")
+
+    arguments = {"bundle": world.new.bundle, "version": "2", "home": world.home}
+    with pytest.raises(RolloutError, match="is not proven"):
+        finish("late", **arguments, promote=lambda: moved.append("too early"))
+    world.release(
+        tmp_path / "record", "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60}"
+    )
+    with pytest.raises(GateError, match="was faster"):
+        finish("late", **arguments, promote=refuse)
+    assert world.state.rollout is not None
+    assert world.state.rollout.state == "proven"
+    finish("late", **arguments, promote=lambda: moved.append("now"))
+    assert serving(world.state) == "2"
+    finish("late", **arguments, promote=lambda: moved.append("again"))
+    assert moved == ["now", "again"]
+
+
+def test_a_service_that_the_registry_knows_nothing_of_is_left_alone(world: World, tmp_path: Path) -> None:
+    before = world.state
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
+        world.release(tmp_path / "record", stable=None, registered_champion=lambda: None)
+    assert world.state == before
+
+
+@pytest.mark.parametrize("deployer", [None, "knative"])
+def test_only_the_local_deployer_is_there(deployer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRWORTHY_DEPLOYER", raising=False)
+    if deployer:
+        monkeypatch.setenv("AIRWORTHY_DEPLOYER", deployer)
+    with pytest.raises(MissingCapabilityError, match="nothing was deployed"):
+        require_deployer()
 
 
 def test_a_service_belongs_to_one_model(world: World, tmp_path: Path) -> None:

@@ -72,6 +72,15 @@ def test_both_protocols_give_the_bundles_own_scores(
 
 
 GOOD = {"hour": 9, "distance": 800.0, "carrier": "AA"}
+HUGE = json.dumps(
+    {
+        "inputs": [
+            {"name": "hour", "shape": [1], "datatype": "INT64", "data": [10**400]},
+            {"name": "distance", "shape": [1], "datatype": "FP64", "data": [800.0]},
+            {"name": "carrier", "shape": [1], "datatype": "BYTES", "data": ["AA"]},
+        ]
+    }
+).encode()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +90,7 @@ GOOD = {"hour": 9, "distance": 800.0, "carrier": "AA"}
         (v1_path("late"), b'{"instances": [{"hour": 9}]}', "feature 'distance' is missing"),
         (v1_path("late"), json.dumps({"instances": [{**GOOD, "hour": "9"}]}).encode(), "instances[0].hour"),
         (v1_path("late"), json.dumps({"instances": [{**GOOD, "distance": 1e60}]}).encode(), "too large"),
+        (v2_path("late"), HUGE, "too large"),
         (v1_path("late"), json.dumps({"instances": [GOOD] * 401}).encode(), "at most 400"),
         (v2_path("late"), b'{"inputs": ', "not valid JSON"),
         (v2_path("late"), b'{"inputs": [{"name": "hour"}]}', "not a V2 inference request: inputs.0.shape"),
@@ -125,6 +135,18 @@ def test_it_listens_on_loopback_only_and_logs_no_requests(server: ServerProcess)
     log = server.log_file.read_text()
     assert "Traceback" not in log
     assert len(log.splitlines()) == 1
+
+
+def test_its_log_tells_of_start_and_stop(judged: Evidence, tmp_path: Path) -> None:
+    server = ServerProcess(ServerOptions(judged.bundle, "late", "7"), tmp_path / "server.log")
+    server.start()
+    try:
+        asyncio.run(server.ready())
+    finally:
+        server.stop()
+    begun, ended = server.log_file.read_text().splitlines()
+    assert "serving late version 7 (" in begun
+    assert "stopped serving late version 7" in ended
 
 
 def test_unseen_categories_can_be_refused(judged: Evidence, tmp_path: Path) -> None:
