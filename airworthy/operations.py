@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 
 
 def serve(model: str, port: int) -> None:
-    """Serve a model's stable version on loopback until Ctrl-C; a release meanwhile takes over without a gap.
+    """Serve the champion on loopback until Ctrl-C; a release meanwhile takes over without a gap.
 
     Raises:
-        ServingError: Nothing has been released to serve, or the server did not start.
+        ConfigError: The model has no champion, or nothing has been released to serve here.
+        ServingError: The server did not start.
     """
+    from airworthy.registry import Registry
     from airworthy.serving.standing import stand
 
+    service = _champion(Registry(), model).tags["service"]
     _say(f"starting the server of {model} …")
-    asyncio.run(stand(model, home(), port=port, tell=_say))
+    asyncio.run(stand(model, home(), port=port, tell=_say, service=service))
     _say("stopped")
 
 

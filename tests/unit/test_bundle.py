@@ -68,7 +68,7 @@ def parts() -> tuple[BundleInfo, bytes, bytes]:
         as_of="2013-04-01",
     )
     data = frame()
-    matrix, _ = Scorer(info, "xgboost", None).encode({c: data[c].to_numpy() for c in data})
+    matrix, _ = Scorer(info, "xgboost", None).encode({str(c): data[c].to_numpy() for c in data})
     label = (data["wind"].fillna(0) > 20) ^ data["carrier"].isin(["B6", "WN"])
     types = ["c" if f.kind == "category" else "float" for f in FEATURES]
     fitting = xgboost.QuantileDMatrix(matrix, label, feature_types=types, enable_categorical=True)
@@ -164,7 +164,7 @@ def test_both_engines_score_alike_and_like_the_original(
     assert (onnx.engine, plain.engine) == ("onnx", "xgboost")
     original = xgboost.Booster()
     original.load_model(bytearray(parts[1]))
-    expected = original.inplace_predict(plain.encode({c: data[c].to_numpy() for c in data})[0])
+    expected = original.inplace_predict(plain.encode({str(c): data[c].to_numpy() for c in data})[0])
     assert np.array_equal(plain.score_frame(data)[0], expected.astype(np.float64))
     assert np.abs(onnx.score_frame(data)[0] - expected).max() <= 1e-6
     alone = [onnx.score_frame(data[i : i + 1])[0][0] for i in range(50)]

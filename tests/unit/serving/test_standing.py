@@ -6,7 +6,6 @@ import asyncio
 import json
 from pathlib import Path
 
-import psutil
 import pytest
 
 from airworthy.errors import ConfigError
@@ -14,6 +13,7 @@ from airworthy.rollout import deploy
 from airworthy.serving.replay import Traffic, v1_path
 from airworthy.serving.standing import service_of, stand
 from airworthy.serving.state import Deployed, Service, ServiceStore
+from tests.processes import started_here
 from tests.release_evidence import Evidence, make_evidence
 
 BODY = json.dumps({"instances": [{"hour": 9, "distance": 800.0, "carrier": "AA"}]}).encode()
@@ -44,7 +44,7 @@ def test_it_follows_releases_and_replaces_dead_servers(judged: Evidence, tmp_pat
     statuses = asyncio.run(run())
     assert len(statuses) > 10
     assert set(statuses) == {200}
-    assert not psutil.Process().children(recursive=True)
+    assert not started_here()
     lines = (home / "serving/late/logs/requests.jsonl").read_text().splitlines()
     assert len(lines) == len(statuses)
 
@@ -61,7 +61,7 @@ def test_a_dead_server_is_started_again(judged: Evidence, tmp_path: Path) -> Non
             )
         )
         url = (await asyncio.wait_for(said.get(), 60)).split(" serves at ")[1].split()[0]
-        (server,) = psutil.Process().children()
+        (server,) = started_here()
         server.kill()
         await asyncio.wait_for(said.get(), 60)
         async with Traffic(url + v1_path("late"), [BODY]) as traffic:
@@ -86,14 +86,14 @@ def test_a_version_that_cannot_start_changes_nothing(judged: Evidence, tmp_path:
             stand("late", home, port=0, tell=said.put_nowait, stop=stop, server_module="tests.light_server")
         )
         url = (await asyncio.wait_for(said.get(), 60)).split(" serves at ")[1].split()[0]
-        (first,) = psutil.Process().children()
+        (first,) = started_here()
         async with Traffic(url + v1_path("late"), [BODY]) as traffic:
             load = asyncio.create_task(traffic.send(100_000, until=stop.is_set))
             damaged = store.keep(newer.bundle, "2")
             (store.path(damaged) / "model.ubj").write_bytes(b"")
             store.update(lambda state: _stable(state, damaged))
             refusal = await asyncio.wait_for(said.get(), 60)
-            assert psutil.Process().children() == [first], "the old server is untouched, the new one gone"
+            assert started_here() == [first], "the old server is untouched, the new one gone"
 
             store.file.write_text("{")  # only now is the state unreadable
             unreadable = await asyncio.wait_for(said.get(), 60)
@@ -110,7 +110,7 @@ def test_a_version_that_cannot_start_changes_nothing(judged: Evidence, tmp_path:
     assert "model.ubj was changed" in refusal
     assert refusal.endswith("version 1 goes on serving")
     assert said.empty(), "told once"
-    assert not psutil.Process().children(recursive=True)
+    assert not started_here()
 
 
 def test_a_refused_version_is_tried_again_when_asked_again_or_when_the_old_one_dies(
@@ -128,7 +128,7 @@ def test_a_refused_version_is_tried_again_when_asked_again_or_when_the_old_one_d
             stand("late", home, port=0, tell=said.put_nowait, stop=stop, server_module="tests.light_server")
         )
         assert "version 1 serves at" in await asyncio.wait_for(said.get(), 60)
-        (first,) = psutil.Process().children()
+        (first,) = started_here()
         wanted = store.keep(newer.bundle, "2")
         model = store.path(wanted) / "model.ubj"
         model.rename(tmp_path / "aside")
@@ -143,7 +143,7 @@ def test_a_refused_version_is_tried_again_when_asked_again_or_when_the_old_one_d
 
     asyncio.run(run())
     assert said.empty()
-    assert not psutil.Process().children(recursive=True)
+    assert not started_here()
 
 
 def test_it_ends_at_once_while_a_version_is_starting(judged: Evidence, tmp_path: Path) -> None:
@@ -165,21 +165,22 @@ def test_it_ends_at_once_while_a_version_is_starting(judged: Evidence, tmp_path:
         )
         await asyncio.wait_for(said.get(), 60)
         deploy("late", model="late", bundle=newer.bundle, version="2", home=tmp_path / "home")
-        while len(psutil.Process().children()) < 2:
+        while len(started_here()) < 2:
             await asyncio.sleep(0.01)
         stop.set()
         await asyncio.wait_for(task, 60)
 
     asyncio.run(run())
     assert said.empty()
-    assert not psutil.Process().children(recursive=True)
+    assert not started_here()
 
 
 def test_which_service_is_meant_is_never_guessed(judged: Evidence, tmp_path: Path) -> None:
+    said: list[str] = []
     with pytest.raises(
         ConfigError, match=r"no model late has been released to serving \(there are: none yet"
     ):
-        asyncio.run(stand("late", tmp_path, port=0, tell=[].append))
+        asyncio.run(stand("late", tmp_path, port=0, tell=said.append))
     for service in ("late", "late-eu"):
         deploy(service, model="late", bundle=judged.bundle, version="1", home=tmp_path)
     with pytest.raises(ConfigError, match=r"several services \(late, late-eu\)"):
