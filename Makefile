@@ -19,7 +19,7 @@ GROUPS_LOCKED := data training training-gpu serving release
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-run: engine ## The whole story on real flights: first release, then a retrained challenger, canary, promotion
+run: engine ## The whole story on real flights: a first release, then a retrained challenger and its canary
 	@$(AIRWORTHY) demo story
 
 test: dev ## All tests (lints are in `make check`)
@@ -68,7 +68,7 @@ uv:
 	  $(PYTHON) -m venv $(BOOTSTRAP); \
 	  $(BOOTSTRAP)/bin/pip install --quiet --require-hashes -r requirements/bootstrap.txt; fi
 
-clean: ## Remove environments and caches; keeps the registry, the prediction log and the runs
+clean: ## Remove environments and caches; keeps the registry, the served models and the runs
 	@rm -rf .venv $(AIRWORTHY_HOME)/envs $(AIRWORTHY_HOME)/cache $(BOOTSTRAP) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .PHONY: help run test test-validation check compile bench bench-gpu lock engine dev uv clean
