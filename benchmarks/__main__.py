@@ -81,11 +81,10 @@ def machine() -> str:
         for name in names:
             found = re.search(rf"^{re.escape(name)}==(\S+)", pinned, re.MULTILINE)
             versions.append(f"{name} {found.group(1) if found else '?'}")
-    cold = "set: libraries compiled anew in every process" if sys.dont_write_bytecode else "not set"
     return (
         f"Measured on {datetime.datetime.now(datetime.UTC):%Y-%m-%d} on {processor()}, {os.cpu_count()} cores, "
         f"{memory:.0f} GiB; load average at the start {os.getloadavg()[0]:.1f}.\n"
-        f"{', '.join(versions)}; PYTHONDONTWRITEBYTECODE {cold}.\n"
+        f"{', '.join(versions)}.\n"
     )
 
 
