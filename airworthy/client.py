@@ -118,10 +118,8 @@ def compiled_pipeline(pipeline: str | Path) -> Path:
         if not given.is_file():
             raise ConfigError(f"{given}: no such file")
         return given
-    folders = (
-        Path(__file__).parent / "_project" / "pipelines",
-        Path(__file__).parents[1] / "pipelines" / "compiled",
-    )
+    package = Path(__file__).resolve().parent  # environments hold a link to the package
+    folders = (package / "_project" / "pipelines", package.parent / "pipelines" / "compiled")
     known = {
         path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_help_has_examples(airworthy: Cli) -> None:
 def test_an_empty_home_says_what_to_do(airworthy: Cli) -> None:
     assert "airworthy demo" in airworthy("runs")[1]
     assert "airworthy demo" in airworthy("status")[1]
+
+
+def test_shipped_pipelines_are_found_from_an_environment_that_links_to_the_package(tmp_path: Path) -> None:
+    (tmp_path / "airworthy").symlink_to(ROOT / "airworthy", target_is_directory=True)
+    code = "from airworthy.client import compiled_pipeline; print(compiled_pipeline('release'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(ROOT / "pipelines" / "compiled" / "release.yaml")
 
 
 def test_parameters_are_json_where_they_can_be() -> None:
