@@ -38,7 +38,6 @@ app.add_typer(rollout_app, name="rollout")
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
-Model = Annotated[Path, typer.Option("--model", "-m", help="Model spec.", show_default=True)]
 FLIGHTS = Path("models/flight_delay.yaml")
 
 

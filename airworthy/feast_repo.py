@@ -7,7 +7,6 @@ A feature repo is a folder with `feature_store.yaml` and modules of definitions.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import io
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airworthy.errors import AirworthyError, ConfigError
+from airworthy.files import file_lock, write_whole
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
@@ -53,14 +53,14 @@ def prepare_feature_repo(feature_repo: Path, home: Path) -> FeatureStore:
     config = load_config(feature_repo, home)
     state = home / "feast"
     state.mkdir(parents=True, exist_ok=True)
-    with _lock(state / "prepare.lock"), _inside(feature_repo, home):
+    with file_lock(state / "prepare.lock"), _inside(feature_repo, home):
         if (feature_repo / "prepare.py").exists():
             _prepare(feature_repo, home)
         digest = _digest(feature_repo, config)
         stamp = state / f"applied-{config.project}.json"
         if not (_there(config) and stamp.exists() and json.loads(stamp.read_text()) == digest):
             _apply(feature_repo, config)
-            _write(stamp, json.dumps(digest))
+            write_whole(stamp, json.dumps(digest))
     return open_store(feature_repo, home)
 
 
@@ -251,13 +251,6 @@ def _environment(home: Path) -> Iterator[None]:
             os.environ[HOME] = before
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _digest(feature_repo: Path, config: RepoConfig) -> dict[str, str]:
     """What the registry's content depends on."""
     import feast
@@ -278,12 +271,6 @@ def _there(config: RepoConfig) -> bool:
     if "://" in registry and not registry.startswith("sqlite:///"):
         return True
     return Path(registry.removeprefix("sqlite:///")).exists()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".incomplete")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from airworthy import state
 from airworthy.errors import RegistryError
+from airworthy.files import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,15 +48,6 @@ def ensure_store(uri: str | None = None) -> str:
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a SQLite URI; None for servers and other databases."""
     return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel releases it when the process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airworthy.errors import AirworthyError, ConfigError
+from airworthy.files import write_whole
 from airworthy.state import feature_repo, home
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def replay(record: Path, report: Path | None) -> None:
         f"recomputed from {len(found.observations)} requests: the recorded decision is the same, bit for bit"
     )
     if report is not None:
-        report.write_text(render(found, judgement))
+        write_whole(report, render(found, judgement))
         _say(f"wrote {report}")
 
 
@@ -111,9 +112,8 @@ def retrieve(spec: Path, out: Path, as_of: str | None) -> None:
 def infer(dataset: Path, out: Path) -> None:
     """Write a first schema for a dataset."""
     from airworthy.validation import infer_schema
-    from airworthy.validation.findings import write_text
 
-    write_text(out, infer_schema(dataset))
+    write_whole(out, infer_schema(dataset))
 
 
 def _deploy(registry: Registry, version: Version) -> None:

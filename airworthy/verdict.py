@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from airworthy.errors import GateError
+from airworthy.files import write_whole
 
 Outcome = Literal["pass", "fail", "warn", "inconclusive"]
 
@@ -70,10 +71,7 @@ class Verdict(BaseModel):
 def write_verdict(verdict: Verdict, path: Path) -> str:
     """Write atomically; returns the file's SHA-256 (hex)."""
     text = verdict.model_dump_json(indent=2) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".incomplete")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

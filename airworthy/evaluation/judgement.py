@@ -14,6 +14,7 @@ from airworthy.evaluation import gate, metrics, report
 from airworthy.evaluation.arms import Scored, has_bundle, score_arms
 from airworthy.evaluation.gate import Measured
 from airworthy.evaluation.slices import slice_checks, slice_table
+from airworthy.files import write_whole
 from airworthy.model_spec import spec_digest
 from airworthy.verdict import Check, Verdict, write_verdict
 
@@ -99,8 +100,8 @@ def evaluate(
         reason = str(error).strip() or type(error).__name__
         broken = blank.model_copy(update={"error": reason})
         write_verdict(broken, verdict_out)
-        _write_text(report_out, report.html(broken, None, None, None, []))
-        _write_text(summary_out, report.markdown(broken, None, None))
+        write_whole(report_out, report.html(broken, None, None, None, []))
+        write_whole(summary_out, report.markdown(broken, None, None))
         raise
     _log.info("%s", report.headline(result.verdict))
     return result
@@ -137,8 +138,8 @@ def _judge(
             "error": None,
         }
     )
-    _write_text(report_out, report.html(verdict, scored, measured, rival, slices))
-    _write_text(summary_out, report.markdown(verdict, measured, rival))
+    write_whole(report_out, report.html(verdict, scored, measured, rival, slices))
+    write_whole(summary_out, report.markdown(verdict, measured, rival))
     return Evaluation(
         verdict=verdict,
         metrics=_flat(scored, measured, rival, checks),
@@ -209,10 +210,3 @@ def _write_scores(scored: Scored, folder: Path) -> None:
     temporary = folder / f"{SCORES}.incomplete"
     pq.write_table(table, temporary, compression="zstd")
     temporary.replace(folder / SCORES)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".incomplete")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -6,7 +6,6 @@ An image is a dependency group of pyproject.toml, locked with hashes to `require
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import os
@@ -14,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import airworthy
 from airworthy.errors import AirworthyError, ConfigError, EngineError, MissingCapabilityError
+from airworthy.files import file_lock
 from airworthy.local.state import write_atomically
 
 STAMP = "airworthy-lock"
@@ -63,7 +62,7 @@ class Environments:
     def python_of_group(self, group: str) -> Path:
         """The interpreter of a dependency group's environment, made first if it is missing or out of date."""
         folder = self.home / "envs" / group
-        with _exclusive(self.home / "envs" / f".{group}.lock"):
+        with file_lock(self.home / "envs" / f".{group}.lock"):
             if _read(folder / STAMP) != _stamp(group):
                 self._create(group, folder)
         return folder / "bin" / "python"
@@ -219,14 +218,6 @@ def _run(command: list[str], log: Path) -> None:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main(groups: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from airworthy.files import write_whole
 from airworthy.reports import details, facts, link, page, section, table
 
 if TYPE_CHECKING:
@@ -54,15 +55,13 @@ def write_run_page(result: RunResult) -> Path:
         + section("Parameters", _parameters(result))
     )
     target = result.directory / "report.html"
-    temporary = target.with_name("report.html.incomplete")
     html = page(
         f"Run {result.run_id}",
         body,
         subtitle=sentence,
         outcome=outcome,
     )
-    temporary.write_text(html)
-    temporary.replace(target)
+    write_whole(target, html)
     return target
 
 

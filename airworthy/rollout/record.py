@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from airworthy.errors import RolloutError
+from airworthy.files import write_whole
 from airworthy.rollout.judge import JUDGE, Judge, Judgement, Settings, conclude
 from airworthy.serving.observation import Observation
 
@@ -57,9 +58,7 @@ class RecordWriter:
         if not self._lines.closed:
             self._flush_requests()
             self._lines.close()
-        temporary = self.folder / (SUMMARY + ".incomplete")
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(self.folder / SUMMARY)
+        write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def _flush_requests(self) -> None:
         if not self._pending:

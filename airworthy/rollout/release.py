@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airworthy.errors import ConfigError, GateError, MissingCapabilityError, RolloutError
+from airworthy.files import write_whole
 from airworthy.model_spec import ModelSpec
 from airworthy.rollout.controller import Controller, Setting
 from airworthy.rollout.judge import JUDGE, Judgement, Outcome, Settings
@@ -134,8 +135,7 @@ def roll_out(
     )
     outcome = _run(setting, state, record_out)
     if report_out is not None:
-        report_out.parent.mkdir(parents=True, exist_ok=True)
-        report_out.write_text(render(replay(record_out), outcome.judgement))
+        write_whole(report_out, render(replay(record_out), outcome.judgement))
     store.prune()
     return outcome
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airworthy.errors import AirworthyError, DataError
+from airworthy.files import write_whole
 
 if TYPE_CHECKING:
     from airworthy.bundle import Scorer
@@ -210,9 +211,7 @@ def follow_parent() -> None:
 def announce(path: Path, listener: socket.socket) -> None:
     """Tell the address to whoever started us, atomically."""
     host, port = listener.getsockname()[:2]
-    temporary = path.with_name(path.name + ".incomplete")
-    temporary.write_text(json.dumps({"url": f"http://{host}:{port}", "pid": os.getpid()}))
-    temporary.replace(path)
+    write_whole(path, json.dumps({"url": f"http://{host}:{port}", "pid": os.getpid()}))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

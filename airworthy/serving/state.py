@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airworthy.bundle import verify_bundle
 from airworthy.errors import RolloutError
-from airworthy.mlflow_store import file_lock
+from airworthy.files import file_lock
 from airworthy.model_spec import Serving
 
 State = Literal["starting", "verifying", "shifting", "baking", "proven", "promoted", "rolled back"]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from airworthy.errors import ConfigError
+from airworthy.files import write_whole
 from airworthy.model_spec import ModelSpec, Severity, Validation
 from airworthy.validation.anomalies import comparisons, window_anomalies
 from airworthy.validation.findings import (
@@ -17,7 +18,6 @@ from airworthy.validation.findings import (
     ValidationResult,
     conclude,
     write_result,
-    write_text,
 )
 from airworthy.validation.own_checks import check_order, check_window
 from airworthy.validation.report import report
@@ -107,7 +107,7 @@ def validate(
     digest = schema_digest(schema_text)
     write_statistics(statistics_out, windows, statistics, digest)
     write_result(result, anomalies_out, schema_digest=digest)
-    write_text(report_out, report(spec, result, windows, statistics))
+    write_whole(report_out, report(spec, result, windows, statistics))
     log.info(
         "validation %s: %d findings, %d of them blocking",
         "passed" if result.passed else "failed",

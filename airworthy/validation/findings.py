@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from airworthy.errors import DataError
+from airworthy.files import write_whole
 from airworthy.model_spec import Severity
 
 SEVERITIES: tuple[Severity, ...] = ("block", "warn", "ignore")
@@ -109,7 +110,7 @@ def write_result(result: ValidationResult, path: Path, *, schema_digest: str) ->
         "findings": [{**asdict(finding), "sentence": finding.sentence} for finding in result.findings],
         "metrics": dict(result.metrics),
     }
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def read_result(path: Path) -> ValidationResult:
@@ -130,11 +131,3 @@ def read_result(path: Path) -> ValidationResult:
         raise DataError(f"{path}: there is no validation result; validate the data first") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a validation result: {error}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file under a temporary name, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".incomplete")
-    temporary.write_text(text)
-    temporary.replace(path)

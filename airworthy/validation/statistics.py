@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airworthy import datasets
 from airworthy.errors import DataError
-from airworthy.validation.findings import write_text
+from airworthy.files import write_whole
 from airworthy.validation.windows import Window, is_text
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def write_statistics(
             entry["sha256"] = hashlib.sha256(content).hexdigest()
             entry["features"] = summarize(statistics[name])
         summary["windows"][name] = entry
-    write_text(folder / SUMMARY, json.dumps(summary, allow_nan=False) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(summary, allow_nan=False) + "\n")
 
 
 def summarize(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ COMPONENTS = sorted(p.parent.name for p in (ROOT / "components").glob("*/compone
 STEP_ROOMS = {"features", "validation", "training", "evaluation", "registry", "serving", "rollout"}
 GROUND_FLOOR = {
     "errors",
+    "files",
     "model_spec",
     "bundle",
     "datasets",
