@@ -11,27 +11,22 @@ share to 0 first and tells afterwards.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from airworthy.errors import RolloutError, ServingError
-from airworthy.model_spec import ModelSpec
+from airworthy.model_spec import Rollout
+from airworthy.rollout.deployers import Compare, Observe, Plane, Store
 from airworthy.rollout.judge import Ending, Judge, Judgement, Settings, conclude
 from airworthy.rollout.record import RecordWriter
-from airworthy.serving.chaos import ChaosProxy, Fault
-from airworthy.serving.local import ServerOptions, ServerProcess
-from airworthy.serving.observation import Arm, Observation
-from airworthy.serving.replay import Traffic, v1_path
-from airworthy.serving.splitter import ARM_HEADER, Splitter, first_score
-from airworthy.serving.state import NEXT, Deployed, Service, ServiceStore, State, rolled_back
+from airworthy.serving.observation import Arm, Observation, Pair
+from airworthy.serving.state import NEXT, Service, State, rolled_back
 
 log = logging.getLogger(__name__)
 
-PROBES = 40
 MOST_TRAFFIC = 4
 """Evidence may cost this many times the planned requests before the rollout is called inconclusive."""
 
@@ -44,44 +39,32 @@ class Setting:
     """What one rollout works with.
 
     Attributes:
-        spec: The model spec; `spec.rollout` is the plan.
-        store: The service's state.
-        bodies: V1 request bodies to replay as traffic.
-        inputs: Names of all features in the bodies: each arm reads its own and ignores the other's.
+        plan: How traffic moves.
         settings: The judge's.
-        fault: Injected misbehaviour of the canary (demo only).
+        store: The service's state.
         rollout_id: The rollout that this controller owns.
-        logs: Folder for the servers' logs.
-        server_module: What is run as the model server.
+        plane: Makes what answers requests, given who wants to know of single requests and of pairs.
     """
 
-    spec: ModelSpec
-    store: ServiceStore
-    bodies: tuple[bytes, ...]
-    inputs: tuple[str, ...]
+    plan: Rollout
     settings: Settings
-    fault: Fault | None
+    store: Store
     rollout_id: str
-    logs: Path
-    server_module: str
+    plane: Callable[[Observe, Compare], Plane]
 
 
 class Controller:
     """Runs one rollout; `run` once. Everything it starts is stopped when `run` returns or raises."""
 
     def __init__(self, setting: Setting, state: Service, record: RecordWriter) -> None:
-        assert state.canary is not None
         self.judge = Judge(setting.settings)
         self.harm = 0
         """Failed answers that users got because of the canary."""
         self._setting = setting
-        self._plan = setting.spec.rollout
+        self._plan = setting.plan
         self._record = record
         self._state = state
-        self._splitter: Splitter | None = None
-        self._stable = self._server("stable", state.stable) if state.stable else None
-        self._canary = self._server("canary", state.canary)
-        self._proxy: ChaosProxy | None = None
+        self._plane = setting.plane(self._observe, self._compare)
 
     async def run(self) -> Judgement:
         """Roll out; returns the judgement. The canary is left at 100 % in state `proven`, or rolled back.
@@ -107,7 +90,7 @@ class Controller:
             try:
                 judgement = self._conclude(ending, detail)
             finally:
-                await self._stop()
+                await self._plane.close()
         return judgement
 
     def _conclude(self, ending: Ending, detail: str) -> Judgement:
@@ -126,96 +109,58 @@ class Controller:
         return judgement
 
     async def _advance(self) -> tuple[Ending, str]:
-        unusable = await self._start()
+        unusable = await self._plane.start() or await self._verify()
         if unusable:
             return "unusable", unusable
-        assert self._splitter is not None
-        async with Traffic(
-            self._splitter.url + v1_path(self._setting.spec.name), self._setting.bodies
-        ) as traffic:
-            unusable = await self._verify(traffic)
-            if unusable:
-                return "unusable", unusable
-            if self._stable:
-                for percent in self._plan.steps:
-                    self._to("shifting", percent)
-                    await self._send(traffic, self._plan.requests_per_step)
-                    if self.judge.failure:
-                        return "completed", ""
-            self._to("baking", 100)
-            await self._send(traffic, self._plan.bake_requests)
-            return await self._gather(traffic), ""
+        if self._state.stable:
+            for percent in self._plan.steps:
+                await self._shift("shifting", percent)
+                await self._send(self._plan.requests_per_step)
+                if self.judge.failure:
+                    return "completed", ""
+        await self._shift("baking", 100)
+        await self._send(self._plan.bake_requests)
+        return await self._gather(), ""
 
-    async def _gather(self, traffic: Traffic) -> Ending:
+    async def _gather(self) -> Ending:
         """More traffic until the error rate is certified, within bounds (`hold`: until the deadline)."""
         planned = len(self._plan.steps) * self._plan.requests_per_step + self._plan.bake_requests
         left = MOST_TRAFFIC * max(planned, 100)
         while not self.judge.certified and not self.judge.failure:
             if left <= 0 and self._plan.on_inconclusive == "rollback":
                 return "exhausted"
-            await self._send(traffic, 20)
+            await self._send(20)
             left -= 20
         return "completed"
 
-    async def _start(self) -> str:
-        """Start servers and splitter; returns why the canary is unusable, or an empty string."""
-        servers = [server for server in (self._stable, self._canary) if server]
-        for server in servers:
-            server.start()
-        waits = await asyncio.gather(*(server.ready() for server in servers), return_exceptions=True)
-        *stable_wait, canary_wait = waits
-        for wait in stable_wait:
-            if isinstance(wait, BaseException):
-                raise wait
-        if isinstance(canary_wait, ServingError):
-            return str(canary_wait)
-        if isinstance(canary_wait, BaseException):
-            raise canary_wait
-        address = canary_wait
-        if self._setting.fault:
-            self._proxy = ChaosProxy(canary_wait, self._setting.fault)
-            address = await self._proxy.start()
-        self._splitter = Splitter(
-            self._stable.url if self._stable else None, address, on_request=self._observe
-        )
-        await self._splitter.start()
-        return ""
-
-    async def _verify(self, traffic: Traffic) -> str:
+    async def _verify(self) -> str:
         """At 0 %: probe both arms, then let the stable arm set the references. Returns why not to go on."""
-        self._to("verifying", 0 if self._stable else 100)
-        arms: list[Arm] = ["stable", "canary"] if self._stable else ["canary"]
-        for arm in arms:
-            answers = await traffic.send(PROBES, headers={ARM_HEADER: arm})
-            valid = sum(first_score(a.body) is not None for a in answers if a.status == 200)
-            if not valid:
-                problem = (
-                    f"the {arm} model answered none of {PROBES} probes (last: HTTP {answers[-1].status})"
-                )
-                if arm == "canary":
-                    return problem
+        await self._shift("verifying", 0 if self._state.stable else 100)
+        if self._state.stable:
+            problem = await self._plane.probe("stable")
+            if problem:
                 raise ServingError(problem)
-        if self._stable:
-            await self._send(traffic, self._setting.settings.warm_up)
-        return ""
+        problem = await self._plane.probe("canary")
+        if not problem and self._state.stable:
+            await self._send(self._setting.settings.warm_up)
+        return problem
 
-    async def _send(self, traffic: Traffic, count: int) -> None:
-        await traffic.send(count, until=lambda: self.judge.failure is not None)
-        if self._stable and not self._stable.alive:
-            raise ServingError(
-                f"the stable model's server ended during the rollout (log: {self._stable.log_file})"
-            )
+    async def _send(self, requests: int) -> None:
+        await self._plane.gather(requests, lambda: self.judge.failure is not None)
 
     def _observe(self, seen: Observation) -> None:
         failure = self.judge.observe(seen)
-        if failure and self._splitter and self._state.stable:
+        if failure:
             # before anything else, also before the next request: nobody meets a canary that was found worse
-            self._splitter.set_share(0.0)
+            self._plane.withdraw()
         answered_by_stable = seen.result == "connection" and self._state.stable is not None
         if seen.arm == "canary" and seen.failed and not seen.forced and not answered_by_stable:
-            self.harm += 1
+            self.harm += seen.count
         if self._record.observe(seen):
             self._record.write("evidence", index=seen.index, evidence=self.judge.evidence)
+
+    def _compare(self, pair: Pair) -> None:
+        raise NotImplementedError
 
     def _to(self, state: State, percent: int) -> None:
         """Write the transition with the service, then move the traffic."""
@@ -239,20 +184,18 @@ class Controller:
         before = self._state.rollout.state if self._state.rollout else None
         self._state = self._setting.store.update(change)
         self._record.write("state", before=before, after=state)
-        self._set_percent(percent)
         log.info("rollout of %s: %s, canary at %d %%", self._plan.service, state, percent)
 
-    def _set_percent(self, percent: int) -> None:
-        if self._splitter is None:
+    async def _shift(self, state: State, percent: int) -> None:
+        """One transition: the state is written first, then the traffic follows."""
+        self._to(state, percent)
+        if self.judge.failure:
             return
-        if self.judge.failure and percent > 0:
-            return
-        weights = self._splitter.set_share(percent / 100)
-        self._record.write("weight", percent=percent, version=weights.version)
+        await self._plane.shift(percent)
+        self._record.write("weight", percent=percent)
 
     def _roll_back(self, reason: str) -> None:
-        if self._splitter and self._state.stable:
-            self._set_percent(0)
+        self._plane.withdraw()
 
         def change(current: Service | None) -> Service:
             rollout = current.rollout if current else None
@@ -267,24 +210,3 @@ class Controller:
         self._record.write("state", before=before, after="rolled back", reason=reason)
         log.info("rollout of %s rolled back: %s", self._plan.service, reason)
 
-    async def _stop(self) -> None:
-        if self._splitter:
-            await self._splitter.stop(drain=2.0)
-        if self._proxy:
-            with contextlib.suppress(OSError):
-                await self._proxy.stop()
-        servers = [server for server in (self._stable, self._canary) if server]
-        await asyncio.gather(*(asyncio.to_thread(server.stop) for server in servers))
-
-    def _server(self, arm: Arm, deployed: Deployed) -> ServerProcess:
-        spec = self._setting.spec
-        options = ServerOptions(
-            bundle=self._setting.store.path(deployed),
-            name=spec.name,
-            version=deployed.version,
-            digest=deployed.digest,
-            max_rows=spec.serving.max_rows,
-            unseen_category=spec.serving.unseen_category,
-            ignored=self._setting.inputs,
-        )
-        return ServerProcess(options, self._setting.logs / f"{arm}.log", self._setting.server_module)

@@ -17,6 +17,7 @@ from airworthy.errors import ConfigError, GateError, MissingCapabilityError, Rol
 from airworthy.files import write_whole
 from airworthy.model_spec import ModelSpec
 from airworthy.rollout.controller import Controller, Setting
+from airworthy.rollout.deployers.local import LocalPlane, LocalSetting
 from airworthy.rollout.judge import JUDGE, Judgement, Outcome, Settings
 from airworthy.rollout.record import RecordWriter, replay
 from airworthy.rollout.report import render
@@ -122,18 +123,24 @@ def roll_out(
     bodies = tuple(v1_body([row], tuple(features.values())) for row in rows)
     state = _begin(store, spec, bundle, version, stable, run, registered_champion)
     assert state.rollout is not None
-    setting = Setting(
+    local = LocalSetting(
         spec,
         store,
         bodies,
         tuple(features),
-        Settings.of(spec.rollout),
         fault,
-        state.rollout.id,
         store.folder / "logs" / state.rollout.id,
         server_module,
     )
-    outcome = _run(setting, state, record_out)
+    setting = Setting(
+        spec.rollout,
+        Settings.of(spec.rollout),
+        store,
+        state.rollout.id,
+        lambda observe, compare: LocalPlane(local, state, observe, compare),
+    )
+    facts = {**_facts(setting, state), "fault": dataclasses.asdict(fault) if fault else None}
+    outcome = _run(setting, state, facts, record_out)
     if report_out is not None:
         write_whole(report_out, render(replay(record_out), outcome.judgement))
     store.prune()
@@ -190,10 +197,9 @@ def _begin(
     return store.update(change)
 
 
-def _run(setting: Setting, state: Service, record_out: Path) -> RolloutOutcome:
+def _run(setting: Setting, state: Service, facts: dict[str, Any], record_out: Path) -> RolloutOutcome:
     begun = time.time()
     record = RecordWriter(record_out)
-    facts = _facts(setting, state)
     record.write("start", **facts)
     controller = Controller(setting, state, record)
     reason = "the rollout was interrupted"
@@ -244,7 +250,6 @@ async def _until_signal(controller: Controller) -> Judgement:
 
 def _facts(setting: Setting, state: Service) -> dict[str, Any]:
     assert state.canary is not None
-    plan = setting.spec.rollout
     return {
         "service": state.service,
         "model": state.model,
@@ -256,7 +261,6 @@ def _facts(setting: Setting, state: Service) -> dict[str, Any]:
         "compared": state.stable is not None,
         "judge": JUDGE,
         "settings": dataclasses.asdict(setting.settings),
-        "plan": plan.model_dump(mode="json"),
+        "plan": setting.plan.model_dump(mode="json"),
         "traffic": "replayed rows of the test window",
-        "fault": dataclasses.asdict(setting.fault) if setting.fault else None,
     }

@@ -168,6 +168,9 @@ class ServiceStore:
         verify_bundle(kept)
         return Deployed(version=version, digest=digest, bundle=f"models/{kept.name}")
 
+    def settled(self) -> None:
+        """Nothing to wait for: what serves follows this file."""
+
     def prune(self) -> None:
         """Delete bundle copies that nothing refers to and that no release has just made."""
         with file_lock(self.folder / "lock"):
