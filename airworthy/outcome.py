@@ -12,14 +12,15 @@ from airworthy.verdict import read_verdict
 if TYPE_CHECKING:
     from airworthy.local.state import RunResult, TaskRecord
 
-Ending = Literal["released", "data refused", "gate refused", "rolled back", "failed", "canceled"]
+Ending = Literal["released", "data refused", "gate refused", "rolled back", "observed", "failed", "canceled"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a release ended.
 
-    `exit_code` is 0 when the challenger became champion, 3 when evidence said no, 2 when a step refused its
+    `exit_code` is 0 when the challenger became champion, or when the plan asked for no more than evidence (a shadow or
+    an A/B test); 3 when evidence said no, 2 when a step refused its
     input, 1 when something broke.
     """
 
@@ -78,6 +79,8 @@ def release_outcome(result: RunResult) -> Outcome:
     reason = summary.get("reason", "the rollout left no record")
     if summary.get("fault"):
         reason += f" (with an injected fault: {summary['fault']['kind']})"
+    if summary.get("process") == "plan":
+        return Outcome("observed", 0, "the rollout is over; nothing was to be promoted", (reason,), version, compared)
     if summary.get("decision") != "PASS":
         return Outcome("rolled back", 3, "the canary was rolled back", (reason,), version, compared)
     if task(result, "promote-model") is None:

@@ -1,7 +1,7 @@
 """The rollout room: moves traffic to a new model step by step, judges the evidence, proves it or rolls
 back."""
 
-from airworthy.rollout.release import RolloutOutcome, require_deployer, roll_out
+from airworthy.rollout.release import RolloutOutcome, roll_out
 from airworthy.rollout.rest import SettleResult, deploy, finish, settle, withdraw
 
 __all__ = [
@@ -9,7 +9,6 @@ __all__ = [
     "SettleResult",
     "deploy",
     "finish",
-    "require_deployer",
     "roll_out",
     "settle",
     "withdraw",

@@ -1,11 +1,12 @@
 """The rollout controller: one state machine that moves traffic step by step and always ends in order.
 
-    starting -> verifying -> shifting ... -> baking -> proven        (then promoted by `finish`, or settled)
-         \\___________\\___________\\__________\\____-> rolled back
+    starting -> verifying -> [shadowing] -> shifting ... -> baking -> proven     (then promoted by `finish`)
+         \\___________\\____________\\____________\\__________\\____-> rolled back
 
 The state is written with the service *before* the traffic it describes moves, so that whoever comes after a
-killed controller (`settle`, or the next rollout) knows what to undo. Ending without PASS sets the canary's
-share to 0 first and tells afterwards.
+killed controller (`settle`, or the next rollout) knows what to undo. Ending without PASS takes the canary out of
+the traffic first and tells afterwards. While it works the controller renews a lease; one that can't any more, or
+finds that somebody settled its rollout, stops.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from airworthy.errors import RolloutError, ServingError
 from airworthy.model_spec import Rollout
-from airworthy.rollout.deployers import Compare, Observe, Plane, Store
+from airworthy.rollout.deployers import Plane, Sink, Store
+from airworthy.rollout.effects import EffectInterval
 from airworthy.rollout.judge import Ending, Judge, Judgement, Settings, conclude
 from airworthy.rollout.record import RecordWriter
-from airworthy.serving.observation import Arm, Observation, Pair
-from airworthy.serving.state import NEXT, Service, State, rolled_back
+from airworthy.serving.observation import Observation, Pair
+from airworthy.serving.state import LEASE_SECONDS, NEXT, Service, State, rolled_back
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,9 @@ MOST_TRAFFIC = 4
 
 PROMOTION_SECONDS = 600.0
 """How long a proven canary may wait for its promotion before another release may take the service."""
+
+PORTION = 20
+"""Requests to wait for at a time while more evidence or more time is needed."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,14 @@ class Setting:
         settings: The judge's.
         store: The service's state.
         rollout_id: The rollout that this controller owns.
-        plane: Makes what answers requests, given who wants to know of single requests and of pairs.
+        plane: Makes what answers requests, given who wants to know what comes of them.
     """
 
     plan: Rollout
     settings: Settings
     store: Store
     rollout_id: str
-    plane: Callable[[Observe, Compare], Plane]
+    plane: Callable[[Sink], Plane]
 
 
 class Controller:
@@ -58,13 +64,17 @@ class Controller:
 
     def __init__(self, setting: Setting, state: Service, record: RecordWriter) -> None:
         self.judge = Judge(setting.settings)
+        self.effect = EffectInterval(setting.settings.alpha)
         self.harm = 0
         """Failed answers that users got because of the canary."""
+        self.shielded = 0
+        """Canary failures that the stable model answered instead."""
         self._setting = setting
         self._plan = setting.plan
         self._record = record
         self._state = state
-        self._plane = setting.plane(self._observe, self._compare)
+        self._settling_until = 0.0
+        self._plane = setting.plane(self)
 
     async def run(self) -> Judgement:
         """Roll out; returns the judgement. The canary is left at 100 % in state `proven`, or rolled back.
@@ -77,7 +87,7 @@ class Controller:
         detail = ""
         try:
             async with asyncio.timeout(self._plan.deadline_seconds):
-                ending, detail = await self._advance()
+                ending, detail = await self._leased()
         except TimeoutError:
             ending = "deadline"
         except asyncio.CancelledError:
@@ -93,44 +103,142 @@ class Controller:
                 await self._plane.close()
         return judgement
 
+    def observe(self, seen: Observation) -> None:
+        """One request, or several alike; see `Sink`."""
+        if seen.at < self._settling_until:
+            seen = dataclasses.replace(seen, repeat=True)
+        failure = self.judge.observe(seen)
+        if failure:
+            # before anything else, also before the next request: nobody meets a canary that was found worse
+            self._plane.withdraw()
+        if seen.arm == "canary" and seen.failed and not seen.forced:
+            if seen.result == "connection" and self._plane.shields and self._state.stable:
+                self.shielded += seen.count
+            else:
+                self.harm += seen.count
+        if self._record.observe(seen):
+            self._record.write("evidence", index=seen.index, evidence=self.judge.evidence)
+
+    def polled(self) -> None:
+        """All that one poll found was told; see `Sink`."""
+        if self.judge.complete():
+            self._plane.withdraw()
+
+    def compare(self, pair: Pair) -> None:
+        """One request that both models were asked; see `Sink`."""
+        self.judge.compare(pair)
+        self._record.compare(pair)
+
+    def outcome(self, value: float, canary: bool, share: float) -> None:
+        """The outcome of one request of an A/B test; see `Sink`."""
+        self.effect.observe(value, canary, share)
+        self._record.outcome(value, canary, share)
+
     def _conclude(self, ending: Ending, detail: str) -> Judgement:
         judgement = conclude(self.judge, ending, detail)
-        if judgement.outcome != "PASS":
-            self._roll_back(judgement.reason)
-        else:
+        if judgement.outcome == "PASS":
             self._to("proven", 100)
+        else:
+            self._roll_back(judgement.reason)
         self._record.write(
             "end",
             ending=ending,
             detail=detail,
             judgement=dataclasses.asdict(judgement),
             evidence=self.judge.evidence,
+            harm=self.harm,
+            shielded=self.shielded,
+            effect=self.effect_found,
         )
         return judgement
+
+    @property
+    def effect_found(self) -> dict[str, float] | None:
+        """Estimate and interval of an A/B test's effect; None where no outcome was seen."""
+        if not self.effect.n:
+            return None
+        low, high = self.effect.interval
+        return {"estimate": self.effect.estimate, "low": low, "high": high, "n": self.effect.n}
+
+    async def _leased(self) -> tuple[Ending, str]:
+        """Advance while the lease is being renewed; whichever ends first ends both."""
+        work = asyncio.create_task(self._advance())
+        lease = asyncio.create_task(self._keep_lease())
+        try:
+            done, _ = await asyncio.wait((work, lease), return_when=asyncio.FIRST_COMPLETED)
+            if work not in done:
+                lease.result()  # raises: the lease only ends by an error
+            return work.result()
+        finally:
+            for task in (work, lease):
+                task.cancel()
+            await asyncio.gather(work, lease, return_exceptions=True)
+
+    async def _keep_lease(self) -> None:
+        renewed = time.monotonic()
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            try:
+                self._state = self._setting.store.update(self._renewed)
+                renewed = time.monotonic()
+            except TakenOverError:
+                raise
+            except RolloutError as error:
+                # An API server may be away for a moment, but not for as long as others believe us alive.
+                if time.monotonic() - renewed > LEASE_SECONDS * 2 / 3:
+                    raise
+                log.warning("the lease of rollout %s was not renewed: %s", self._setting.rollout_id, error)
+
+    def _renewed(self, current: Service | None) -> Service:
+        owned = self._owned(current)
+        assert owned.rollout is not None
+        return owned.model_copy(update={"rollout": owned.rollout.renewed()})
 
     async def _advance(self) -> tuple[Ending, str]:
         unusable = await self._plane.start() or await self._verify()
         if unusable:
             return "unusable", unusable
-        if self._state.stable:
-            for percent in self._plan.steps:
-                await self._shift("shifting", percent)
-                await self._send(self._plan.requests_per_step)
-                if self.judge.failure:
-                    return "completed", ""
+        stable = self._state.stable
+        if stable and self._plan.shadow_requests:
+            await self._shift("shadowing", 0)
+            await self._plane.shadow(self._plan.shadow_requests, self._decided)
+        if self.judge.failure or self._plan.kind == "shadow":
+            return self._observed("the shadow phase is over; by plan no traffic was moved")
+        if self._plan.experiment:
+            await self._hold_split()
+            return self._observed("the experiment is over; by plan nothing was promoted")
+        for percent in self._plan.steps if stable else ():
+            if percent == 100:
+                break
+            await self._shift("shifting", percent)
+            if percent:
+                await self._let_pass(self._plan.requests_per_step, self._plan.step_seconds)
+            if self.judge.failure:
+                return "completed", ""
         await self._shift("baking", 100)
-        await self._send(self._plan.bake_requests)
+        await self._let_pass(self._plan.bake_requests, self._plan.bake_seconds)
         return await self._gather(), ""
 
+    def _observed(self, sentence: str) -> tuple[Ending, str]:
+        return ("completed", "") if self.judge.failure else ("observed", sentence)
+
+    async def _hold_split(self) -> None:
+        experiment = self._plan.experiment
+        assert experiment is not None
+        if self._state.stable is None:
+            raise RolloutError("an A/B test needs a stable model to compare with: release one first")
+        await self._shift("shifting", experiment.traffic_percent)
+        await self._let_pass(experiment.requests, experiment.seconds)
+
     async def _gather(self) -> Ending:
-        """More traffic until the error rate is certified, within bounds (`hold`: until the deadline)."""
+        """More traffic until the evidence is in, within bounds (`hold`: until the deadline)."""
         planned = len(self._plan.steps) * self._plan.requests_per_step + self._plan.bake_requests
         left = MOST_TRAFFIC * max(planned, 100)
         while not self.judge.certified and not self.judge.failure:
             if left <= 0 and self._plan.on_inconclusive == "rollback":
                 return "exhausted"
-            await self._send(20)
-            left -= 20
+            await self._send(PORTION)
+            left -= PORTION
         return "completed"
 
     async def _verify(self) -> str:
@@ -145,68 +253,95 @@ class Controller:
             await self._send(self._setting.settings.warm_up)
         return problem
 
+    async def _let_pass(self, requests: int, seconds: float) -> None:
+        """At least so many requests and so much time."""
+        end = time.monotonic() + seconds
+        await self._send(requests)
+        while time.monotonic() < end and not self.judge.failure:
+            await self._plane.gather(PORTION, lambda: self._decided() or time.monotonic() >= end)
+            # Time is what is missing, not evidence.
+            await asyncio.sleep(min(0.25, max(0.0, end - time.monotonic())))
+
     async def _send(self, requests: int) -> None:
-        await self._plane.gather(requests, lambda: self.judge.failure is not None)
+        await self._plane.gather(requests, self._decided)
+        if self._record.failure:
+            raise RolloutError(f"the rollout's record can't be written: {self._record.failure}")
 
-    def _observe(self, seen: Observation) -> None:
-        failure = self.judge.observe(seen)
-        if failure:
-            # before anything else, also before the next request: nobody meets a canary that was found worse
-            self._plane.withdraw()
-        answered_by_stable = seen.result == "connection" and self._state.stable is not None
-        if seen.arm == "canary" and seen.failed and not seen.forced and not answered_by_stable:
-            self.harm += seen.count
-        if self._record.observe(seen):
-            self._record.write("evidence", index=seen.index, evidence=self.judge.evidence)
+    def _decided(self) -> bool:
+        return self.judge.failure is not None or bool(self._record.failure)
 
-    def _compare(self, pair: Pair) -> None:
-        raise NotImplementedError
+    async def _shift(self, state: State, percent: int) -> None:
+        """One transition: the state is written first, then the traffic follows and settles."""
+        if self.judge.failure:
+            return
+        settle = self._settle_seconds if percent != self._state.traffic_percent else 0.0
+        if settle:
+            self._settling_until = math.inf  # until the new weights are observed
+        self._to(state, percent)
+        await self._plane.shift(percent)
+        self._record.write("weight", percent=percent)
+        if settle:
+            self._settling_until = time.time() + settle
+            await self._let_pass(0, settle)
+
+    @property
+    def _settle_seconds(self) -> float:
+        planned = self._plan.settle_seconds
+        return self._plane.settle_seconds if planned is None else planned
+
+    def _owned(self, current: Service | None) -> Service:
+        """The present state, if this controller's rollout still is what it is about."""
+        rollout = current.rollout if current else None
+        if current is None or rollout is None or rollout.id != self._setting.rollout_id:
+            raise TakenOverError(
+                f"the rollout of service {self._plan.service} was taken over by another one"
+            )
+        if rollout.state in ("promoted", "rolled back"):
+            raise TakenOverError(
+                f"the rollout of service {self._plan.service} was {rollout.state} meanwhile: {rollout.reason}"
+            )
+        return current
 
     def _to(self, state: State, percent: int) -> None:
-        """Write the transition with the service, then move the traffic."""
+        """Write a transition; on KServe the same write moves the traffic."""
 
         def change(current: Service | None) -> Service:
-            rollout = current.rollout if current else None
-            if current is None or rollout is None or rollout.id != self._setting.rollout_id:
-                raise RolloutError(
-                    f"the rollout of service {self._plan.service} was taken over by another one"
-                )
-            if state not in NEXT[rollout.state]:
-                raise RolloutError(
-                    f"the rollout of service {self._plan.service} is {rollout.state} (settled meanwhile?): "
-                    f"it can't become {state}"
-                )
-            moved = rollout.model_copy(update={"state": state})
+            owned = self._owned(current)
+            assert owned.rollout is not None
+            if state not in NEXT[owned.rollout.state]:
+                raise RolloutError(f"a rollout that is {owned.rollout.state} can't become {state}")
+            moved = owned.rollout.renewed().model_copy(update={"state": state})
             if state == "proven":
                 moved = moved.model_copy(update={"deadline": time.time() + PROMOTION_SECONDS})
-            return current.model_copy(update={"rollout": moved, "traffic_percent": percent})
+            return owned.model_copy(update={"rollout": moved, "traffic_percent": percent})
 
         before = self._state.rollout.state if self._state.rollout else None
         self._state = self._setting.store.update(change)
         self._record.write("state", before=before, after=state)
         log.info("rollout of %s: %s, canary at %d %%", self._plan.service, state, percent)
 
-    async def _shift(self, state: State, percent: int) -> None:
-        """One transition: the state is written first, then the traffic follows."""
-        self._to(state, percent)
-        if self.judge.failure:
-            return
-        await self._plane.shift(percent)
-        self._record.write("weight", percent=percent)
-
     def _roll_back(self, reason: str) -> None:
         self._plane.withdraw()
 
         def change(current: Service | None) -> Service:
-            rollout = current.rollout if current else None
-            if current is None or rollout is None or rollout.id != self._setting.rollout_id:
-                raise RolloutError(
-                    f"the rollout of service {self._plan.service} was taken over by another one"
-                )
-            return current if rollout.state == "rolled back" else rolled_back(current, reason)
+            if current and current.rollout and current.rollout.state == "rolled back":
+                if current.rollout.id == self._setting.rollout_id:
+                    return current
+            return rolled_back(self._owned(current), reason)
 
         before = self._state.rollout.state if self._state.rollout else None
         self._state = self._setting.store.update(change)
         self._record.write("state", before=before, after="rolled back", reason=reason)
         log.info("rollout of %s rolled back: %s", self._plan.service, reason)
+        try:
+            self._setting.store.settled()
+        except RolloutError as error:
+            # Everyone has the stable model already; `settle` tidies up what is left.
+            log.warning("%s", error)
+            self._record.write("note", text=str(error))
+
+
+class TakenOverError(RolloutError):
+    """The rollout was settled, or another one began: this controller has nothing to say any more."""
+
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,23 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airworthy.errors import ConfigError, GateError, MissingCapabilityError, RolloutError
+from airworthy.errors import ConfigError, GateError, RolloutError
 from airworthy.files import write_whole
 from airworthy.model_spec import ModelSpec
 from airworthy.rollout.controller import Controller, Setting
+from airworthy.rollout.deployers import Plane, Sink, Store
+from airworthy.rollout.deployers.choose import open_store
 from airworthy.rollout.deployers.local import LocalPlane, LocalSetting
-from airworthy.rollout.judge import JUDGE, Judgement, Outcome, Settings
-from airworthy.rollout.record import RecordWriter, replay
+from airworthy.rollout.experiment import decision_cost
+from airworthy.rollout.judge import JUDGE, Judgement, Outcome
+from airworthy.rollout.record import RecordWriter
 from airworthy.rollout.report import render
 from airworthy.rollout.rest import refuse_if_taken
+from airworthy.rollout.settings import Settings
 from airworthy.serving.chaos import Fault
 from airworthy.serving.local import SERVER_MODULE
+from airworthy.serving.observation import Arm
 from airworthy.serving.replay import sample_rows, v1_body
-from airworthy.serving.state import (
-    Service,
-    ServiceStore,
-    new_rollout,
-)
+from airworthy.serving.state import Service, ServiceStore, new_rollout
 
 log = logging.getLogger(__name__)
 
@@ -52,21 +53,6 @@ class RolloutOutcome:
         return self.decision == "PASS"
 
 
-def require_deployer() -> None:
-    """Refuse to prove a model here when its traffic is elsewhere.
-
-    Raises:
-        MissingCapabilityError: `AIRWORTHY_DEPLOYER` is not `local`: on a cluster, replayed requests inside a pod
-            would be no evidence about the served model.
-    """
-    deployer = os.environ.get("AIRWORTHY_DEPLOYER")
-    if deployer != "local":
-        raise MissingCapabilityError(
-            f"AIRWORTHY_DEPLOYER is {deployer or 'not set'}, and this version can roll out only locally (`local`): "
-            "nothing was deployed"
-        )
-
-
 def roll_out(
     spec: ModelSpec,
     *,
@@ -82,8 +68,11 @@ def roll_out(
     registered_champion: Callable[[], str | None] | None = None,
     fault: Fault | None = None,
     server_module: str = SERVER_MODULE,
+    storage_uri: Callable[[str], str] | None = None,
 ) -> RolloutOutcome:
-    """Move replayed traffic from the stable model to a canary for as long as the evidence is with it.
+    """Move traffic from the stable model to a canary for as long as the evidence is with it.
+
+    Locally the traffic is replayed rows; on a cluster it is the users', and evidence comes from its signals.
 
     Whatever happens, afterwards the stable model is what the service's state says to serve, except after
     PASS: then the canary holds 100 % in state `proven` until `finish` or `settle`.
@@ -95,7 +84,7 @@ def roll_out(
         verdict: The gate's verdict on exactly this bundle.
         stable: The champion's bundle and version; None on a first release: then there is nothing to compare
             with and only the absolute error rate is certified.
-        traffic: Dataset whose rows are replayed.
+        traffic: Dataset whose rows are replayed (local), or used for probes and the shadow phase (cluster).
         home: State directory.
         record_out: Folder for `record.jsonl` and `rollout.json`.
         report_out: HTML file; None writes none.
@@ -104,6 +93,7 @@ def roll_out(
             trusts `stable` to be the champion still.
         fault: Misbehaviour to inject (demo); by default what `AIRWORTHY_DEMO_FAULT` names.
         server_module: Module that is run as the model server, with the options of `airworthy.serving.server`.
+        storage_uri: Where a registry version's bundle is stored; needed on a cluster.
 
     Raises:
         GateError: The verdict did not pass, or is about another bundle; or the champion has changed since.
@@ -115,40 +105,51 @@ def roll_out(
 
     require_passed(verdict, bundle)
     fault = fault or Fault.from_environment()
-    store = ServiceStore(home, spec.rollout.service)
-    features = {f.name: f for f in read_bundle_info(bundle).features}
-    if stable:
-        features = {f.name: f for f in read_bundle_info(stable[0]).features} | features
-    rows = sample_rows(traffic, list(features), TRAFFIC_ROWS)
+    store = open_store(spec.rollout.service, home, model=spec.name, storage_uri=storage_uri)
+    if fault and not isinstance(store, ServiceStore):
+        raise ConfigError("faults can be injected only locally: nothing was deployed")
+    canary_info = read_bundle_info(bundle)
+    stable_info = read_bundle_info(stable[0]) if stable else canary_info
+    features = {f.name: f for f in (*stable_info.features, *canary_info.features)}
+    rows = sample_rows(traffic, [*features, spec.label.column], TRAFFIC_ROWS)
     bodies = tuple(v1_body([row], tuple(features.values())) for row in rows)
+    plane: Callable[[Service], Callable[[Sink], Plane]]
+    if isinstance(store, ServiceStore):
+        thresholds: dict[Arm, float] = {"stable": stable_info.threshold, "canary": canary_info.threshold}
+        cost = decision_cost(spec, [row[spec.label.column] for row in rows], thresholds)
+        local = LocalSetting(spec, store, bodies, tuple(features), fault, server_module, cost)
+        plane = functools.partial(_local_plane, local)
+    else:
+        plane = functools.partial(_cluster_plane, store, bodies)
     state = _begin(store, spec, bundle, version, stable, run, registered_champion)
     assert state.rollout is not None
-    local = LocalSetting(
-        spec,
-        store,
-        bodies,
-        tuple(features),
-        fault,
-        store.folder / "logs" / state.rollout.id,
-        server_module,
-    )
-    setting = Setting(
-        spec.rollout,
-        Settings.of(spec.rollout),
-        store,
-        state.rollout.id,
-        lambda observe, compare: LocalPlane(local, state, observe, compare),
-    )
+    settings = Settings.of(spec.rollout, canary_info.threshold)
+    setting = Setting(spec.rollout, settings, store, state.rollout.id, plane(state))
     facts = {**_facts(setting, state), "fault": dataclasses.asdict(fault) if fault else None}
     outcome = _run(setting, state, facts, record_out)
     if report_out is not None:
-        write_whole(report_out, render(replay(record_out), outcome.judgement))
+        write_whole(report_out, render(record_out))
     store.prune()
     return outcome
 
 
+def _local_plane(setting: LocalSetting, state: Service) -> Callable[[Sink], Plane]:
+    return lambda sink: LocalPlane(setting, state, sink)
+
+
+def _cluster_plane(store: Store, bodies: tuple[bytes, ...], state: Service) -> Callable[[Sink], Plane]:
+    from airworthy.rollout.deployers.choose import reach
+    from airworthy.rollout.deployers.kserve import KServeStore
+    from airworthy.rollout.deployers.plane import ClusterSetting, KServePlane
+    from airworthy.rollout.signals.choose import choose
+
+    assert isinstance(store, KServeStore)
+    setting = ClusterSetting(store, choose(store.service), bodies, reach())
+    return lambda sink: KServePlane(setting, state, sink)
+
+
 def _begin(
-    store: ServiceStore,
+    store: Store,
     spec: ModelSpec,
     bundle: Path,
     version: str,
@@ -172,7 +173,7 @@ def _begin(
                 f"service {store.service} serves model {service.model}; "
                 f"give {spec.name} a rollout.service of its own"
             )
-        refuse_if_taken(service, canary)
+        refuse_if_taken(service, canary, run)
         if registered_champion and champion is None and service.stable:
             raise ConfigError(
                 f"service {store.service} serves version {service.stable.version}, but the registry has no champion "
@@ -194,6 +195,7 @@ def _begin(
             }
         )
 
+    store.settled()  # what an earlier rollout left half undone comes first
     return store.update(change)
 
 
@@ -224,10 +226,13 @@ def _run(setting: Setting, state: Service, facts: dict[str, Any], record_out: Pa
                 "warnings": controller.judge.warnings,
                 "counts": counts,
                 "harm": controller.harm,
+                "shielded": controller.shielded,
+                "effect": controller.effect_found,
                 "seconds": round(time.time() - begun, 3),
             }
         )
     metrics: dict[str, float] = {"seconds": round(time.time() - begun, 3), "harm": controller.harm}
+    metrics |= {f"effect_{name}": value for name, value in (controller.effect_found or {}).items()}
     metrics |= {f"{arm}_{name}": n for arm, count in counts.items() for name, n in count.items()}
     metrics |= {f"evidence_{name}": value for name, value in judgement.evidence.items()}
     return RolloutOutcome(judgement.outcome, judgement.reason, judgement, record_out, metrics)
@@ -262,5 +267,5 @@ def _facts(setting: Setting, state: Service) -> dict[str, Any]:
         "judge": JUDGE,
         "settings": dataclasses.asdict(setting.settings),
         "plan": setting.plan.model_dump(mode="json"),
-        "traffic": "replayed rows of the test window",
+        "traffic": "replayed rows of the test window" if isinstance(setting.store, ServiceStore) else "users",
     }

@@ -6,6 +6,7 @@ All of it is safe to repeat, and none of it needs the process that began the rol
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from airworthy.errors import RolloutError
-from airworthy.serving.state import Deployed, Service, ServiceStore, rolled_back, rolled_forward
+from airworthy.rollout.deployers.choose import open_store
+from airworthy.serving.state import Deployed, Rollout, Service, rolled_back, rolled_forward
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +28,13 @@ class SettleResult:
     sentence: str
 
 
-def refuse_if_taken(service: Service, canary: Deployed) -> None:
+def refuse_if_taken(service: Service, canary: Deployed, run: str = "") -> None:
     """Refuse to touch a service whose rollout is under way, or proven and not yet promoted.
 
     Args:
         service: Its present state.
         canary: What is to be deployed; a proven rollout of the same bundle may be begun again.
+        run: The pipeline run that asks: what an earlier attempt of its step left is its own to begin again.
 
     Raises:
         RolloutError: The service is taken.
@@ -39,10 +42,11 @@ def refuse_if_taken(service: Service, canary: Deployed) -> None:
     other = service.rollout
     if other is None or service.canary is None or other.state in ("promoted", "rolled back"):
         return
-    if other.held:
+    if other.held and not _own_leftover(other, run):
+        where = f"process {other.owner_pid}" + (f" on {other.owner_host}" if other.owner_host else "")
         raise RolloutError(
             f"service {service.service}: rollout {other.id} of version {service.canary.version} is "
-            f"{other.state} (process {other.owner_pid}); wait until it has ended"
+            f"{other.state} ({where}); wait until it has ended"
         )
     if other.state == "proven" and time.time() < other.deadline and service.canary.digest != canary.digest:
         until = time.strftime("%H:%M:%S", time.gmtime(other.deadline))
@@ -53,6 +57,15 @@ def refuse_if_taken(service: Service, canary: Deployed) -> None:
     log.warning(
         "service %s: taking over from rollout %s, whose controller is gone", service.service, other.id
     )
+
+
+def _own_leftover(rollout: Rollout, run: str) -> bool:
+    """Whether a rollout was left by an earlier attempt of the same step, in a pod that is gone.
+
+    A pipeline starts an attempt, or its exit handler, only after the one before has ended; so the lease need not
+    be waited for. On one machine the process itself tells.
+    """
+    return bool(run) and rollout.run == run and rollout.owner_host != socket.gethostname()
 
 
 def finish(
@@ -100,8 +113,9 @@ def finish(
             promote()
         return rolled_forward(current, f"version {version} became champion")
 
-    store = ServiceStore(home, service)
+    store = open_store(service, home)
     store.update(change)
+    store.settled()
     store.prune()
     return f"service {service}: version {version} serves everyone"
 
@@ -136,7 +150,7 @@ def settle(service: str, *, champion_digest: str | None, home: Path, run: str | 
         waits = (
             rollout.state == "proven" and run not in (None, rollout.run) and time.time() < rollout.deadline
         )
-        if waits or (rollout.held and rollout.state != "proven"):
+        if waits or (rollout.held and not _own_leftover(rollout, run or "")):
             result = SettleResult(
                 "left to its owner",
                 f"Service {service}: rollout {rollout.id} is {rollout.state} and belongs to another release.",
@@ -149,9 +163,10 @@ def settle(service: str, *, champion_digest: str | None, home: Path, run: str | 
         )
         return rolled_back(current, f"settled: left in state {rollout.state}")
 
-    store = ServiceStore(home, service)
+    store = open_store(service, home)
     if store.read() is not None:
         store.update(change)
+        store.settled()
         store.prune()
     return result
 
@@ -172,20 +187,37 @@ def withdraw(service: str, *, reason: str, home: Path) -> str:
         sentence = f"service {service}: the rollout of version {current.canary.version} was called off"
         return rolled_back(current, reason)
 
-    store = ServiceStore(home, service)
+    store = open_store(service, home)
     if store.read() is not None:
         store.update(change)
+        store.settled()
     return sentence
 
 
-def deploy(service: str, *, model: str, bundle: Path, version: str, home: Path) -> str:
+def deploy(
+    service: str,
+    *,
+    model: str,
+    bundle: Path,
+    version: str,
+    home: Path,
+    storage_uri: Callable[[str], str] | None = None,
+) -> str:
     """Make a bundle the stable model without a canary: a return to an earlier champion.
+
+    Args:
+        service: The service.
+        model: Model name.
+        bundle: Its bundle.
+        version: Its registry version.
+        home: State directory.
+        storage_uri: Where a version's bundle is stored; needed on a cluster.
 
     Raises:
         RolloutError: A rollout is under way.
         BundleError: The bundle doesn't match its digests.
     """
-    store = ServiceStore(home, service)
+    store = open_store(service, home, model=model, storage_uri=storage_uri)
     kept = store.keep(bundle, version)
 
     def change(current: Service | None) -> Service:
@@ -196,5 +228,6 @@ def deploy(service: str, *, model: str, bundle: Path, version: str, home: Path) 
         return state.model_copy(update={"stable": kept})
 
     store.update(change)
+    store.settled()
     store.prune()
     return f"service {service}: version {version} serves everyone"

@@ -17,6 +17,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 from airworthy.datasets import iter_batches, read_info
 from airworthy.errors import DataError, ServingError
 from airworthy.serving.protocol import PREFERRED, FeatureLike
+from airworthy.serving.wire import ARM_HEADER
 
 Row = dict[str, Any]
 
@@ -81,11 +82,12 @@ def v2_path(model: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer; `seconds` from sending to the last byte."""
+    """One HTTP answer; `seconds` from sending to the last byte, `arm` if a splitter named it."""
 
     status: int
     body: bytes
     seconds: float
+    arm: str = ""
 
 
 class Traffic:
@@ -96,13 +98,21 @@ class Traffic:
         bodies: At least one; they are cycled through.
         concurrency: Requests in flight at a time.
         timeout: Seconds per request.
+        on_answer: Called with a body's position and its answer.
     """
 
     def __init__(
-        self, url: str, bodies: Sequence[bytes], *, concurrency: int = 2, timeout: float = 30.0
+        self,
+        url: str,
+        bodies: Sequence[bytes],
+        *,
+        concurrency: int = 2,
+        timeout: float = 30.0,
+        on_answer: Callable[[int, Answer], None] = lambda position, answer: None,
     ) -> None:
         self._url = url
-        self._bodies = itertools.cycle(bodies)
+        self._bodies = itertools.cycle(enumerate(bodies))
+        self._on_answer = on_answer
         self._concurrency = concurrency
         self._timeout = ClientTimeout(total=timeout)
         self._session: ClientSession | None = None
@@ -134,7 +144,10 @@ class Traffic:
             for _ in left:
                 if until():
                     return
-                answers.append(await self.ask(next(self._bodies), headers))
+                position, body = next(self._bodies)
+                answer = await self.ask(body, headers)
+                self._on_answer(position, answer)
+                answers.append(answer)
 
         workers = [asyncio.create_task(worker()) for _ in range(min(self._concurrency, count))]
         try:
@@ -159,4 +172,5 @@ class Traffic:
                 content = await answer.read()
         except (ClientError, TimeoutError, ConnectionError) as error:
             raise ServingError(f"{self._url} can't be reached: {type(error).__name__}") from error
-        return Answer(answer.status, content, time.perf_counter() - begun)
+        arm = answer.headers.get(ARM_HEADER, "")
+        return Answer(answer.status, content, time.perf_counter() - begun, arm)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,14 @@ from airworthy.errors import RolloutError
 from airworthy.files import file_lock
 from airworthy.model_spec import Serving
 
-State = Literal["starting", "verifying", "shifting", "baking", "proven", "promoted", "rolled back"]
+State = Literal[
+    "starting", "verifying", "shadowing", "shifting", "baking", "proven", "promoted", "rolled back"
+]
 FINAL: frozenset[State] = frozenset({"promoted", "rolled back"})
 NEXT: dict[State, frozenset[State]] = {
     "starting": frozenset({"verifying", "rolled back"}),
-    "verifying": frozenset({"shifting", "baking", "rolled back"}),
+    "verifying": frozenset({"shadowing", "shifting", "baking", "rolled back"}),
+    "shadowing": frozenset({"shifting", "baking", "rolled back"}),
     "shifting": frozenset({"shifting", "baking", "rolled back"}),
     "baking": frozenset({"proven", "rolled back"}),
     "proven": frozenset({"promoted", "rolled back"}),
@@ -34,6 +38,9 @@ NEXT: dict[State, frozenset[State]] = {
     "rolled back": frozenset(),
 }
 
+
+LEASE_SECONDS = 60.0
+"""How long a controller on another machine may be silent before it counts as gone; it reports three times as often."""
 
 SPARED_SECONDS = 3600.0
 """How long a bundle copy that nothing refers to is spared: a release may have copied it and refer to it soon."""
@@ -60,8 +67,11 @@ class Rollout(_Frozen):
     id: str
     run: str = ""
     state: State
+    owner_host: str = ""
     owner_pid: int
     owner_started: float
+    lease_until: float = 0.0
+    """Until when its owner is believed to live where its process can't be seen."""
     deadline: float
     reason: str = ""
 
@@ -72,6 +82,8 @@ class Rollout(_Frozen):
 
     @property
     def owner_alive(self) -> bool:
+        if self.owner_host not in ("", socket.gethostname()):
+            return time.time() < self.lease_until
         try:
             process = psutil.Process(self.owner_pid)
             return (
@@ -80,6 +92,10 @@ class Rollout(_Frozen):
             )
         except psutil.NoSuchProcess:
             return False
+
+    def renewed(self) -> Rollout:
+        """With a lease that begins now."""
+        return self.model_copy(update={"lease_until": time.time() + LEASE_SECONDS})
 
 
 class Service(_Frozen):
@@ -206,10 +222,11 @@ def new_rollout(deadline_seconds: float, run: str = "") -> Rollout:
         id=f"{stamp}-{os.getpid()}",
         run=run,
         state="starting",
+        owner_host=socket.gethostname(),
         owner_pid=os.getpid(),
         owner_started=started,
         deadline=time.time() + deadline_seconds,
-    )
+    ).renewed()
 
 
 def rolled_back(state: Service, reason: str) -> Service:

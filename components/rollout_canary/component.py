@@ -43,10 +43,9 @@ def rollout_canary(
 
     from airworthy.model_spec import load_spec
     from airworthy.registry import Registry, champion_digest, read_champion
-    from airworthy.rollout import require_deployer, roll_out
+    from airworthy.rollout import roll_out
     from airworthy.state import home
 
-    require_deployer()
     parsed = load_spec(spec)
     registry = Registry()
     found = read_champion(Path(champion.path))
@@ -62,6 +61,7 @@ def rollout_canary(
         report_out=Path(report.path),
         run=pipeline_run,
         registered_champion=lambda: champion_digest(registry, parsed.name),
+        storage_uri=lambda number: registry.version(parsed.name, number).source,
     )
     for name, value in outcome.metrics.items():
         metrics.log_metric(name, value)

@@ -1,10 +1,10 @@
 """Deployers: where a service's state lives and how its traffic is moved.
 
-| deployer   | state                             | traffic                                    | evidence |
-| ---------- | --------------------------------- | ------------------------------------------ | -------- |
-| `local`    | `service.json` beside the service | our splitter before KServe model servers   | every request, as the splitter saw it |
-| `knative`  | annotation of the InferenceService | `canaryTrafficPercent`                    | `airworthy.rollout.signals` |
-| `standard` | annotation of the InferenceService | `spec.canary[]`, HTTPRoute weights        | `airworthy.rollout.signals` |
+| deployer   | state                             | traffic                                  | evidence      |
+| ---------- | --------------------------------- | ---------------------------------------- | ------------- |
+| `local`    | `service.json` beside the service | our splitter before KServe model servers | every request |
+| `knative`  | ConfigMap `<service>-airworthy`   | `canaryTrafficPercent`                   | `signals`     |
+| `standard` | ConfigMap `<service>-airworthy`   | `spec.canary[]`, HTTPRoute weights       | `signals`     |
 
 A deployer is two things. A `Store` reads and changes what should be: which model is stable, which is canary, at
 which percent. A `Plane` makes requests meet it while a rollout goes on, and reports what came of them. The
@@ -39,9 +39,9 @@ class Store(Protocol):
     def update(self, change: Callable[[Service | None], Service]) -> Service:
         """Apply a change to the present state, alone; returns the new state.
 
-        On KServe the write that records the new state is the write that moves the traffic, under the optimistic
-        lock of `resourceVersion`; `change` is called again after a conflict, so it must be a pure function of its
-        argument (or safe to repeat). An exception raised by `change` leaves everything as it was.
+        On KServe the state is written first and the InferenceService right after it, each under the optimistic lock
+        of its `resourceVersion` (see `deployers.kserve`); `change` is called again after a conflict, so it must be a
+        pure function of its argument (or safe to repeat). An exception raised by `change` leaves everything as it was.
 
         Raises:
             RolloutError: The state can't be written.
@@ -68,12 +68,32 @@ class Store(Protocol):
         """Delete what nothing refers to any more."""
 
 
+class Sink(Protocol):
+    """Who wants to know what came of requests: the controller."""
+
+    def observe(self, seen: Observation) -> None:
+        """One request of a user, or several alike. Report those that arrive while weights settle, too."""
+
+    def polled(self) -> None:
+        """All that one poll of a source of sums found was told: a decision may be taken."""
+
+    def compare(self, pair: Pair) -> None:
+        """One request that both models were asked in the shadow phase."""
+
+    def outcome(self, value: float, canary: bool, share: float) -> None:
+        """The outcome (0..1) of one request of an A/B test, and with which probability its arm was drawn."""
+
+
 class Plane(Protocol):
-    """What answers requests while one rollout goes on. Evidence goes to the two callables it was made with."""
+    """What answers requests while one rollout goes on. Evidence goes to the sink it was made with."""
 
     @property
     def settle_seconds(self) -> float:
         """How long after a change of weights what arrives may still follow the old ones."""
+
+    @property
+    def shields(self) -> bool:
+        """Whether stable answers users where the canary can't be connected to."""
 
     async def start(self) -> str:
         """Bring the canary up at 0 % and wait until it is ready; returns why it can't be used, or "".
@@ -114,6 +134,3 @@ class Plane(Protocol):
     async def close(self) -> None:
         """Stop what `start` started. Safe to repeat."""
 
-
-Observe = Callable[[Observation], None]
-Compare = Callable[[Pair], None]

@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from airworthy.errors import ServingError
 from airworthy.model_spec import ModelSpec
-from airworthy.rollout.deployers import Compare, Observe
+from airworthy.rollout.deployers import Sink
+from airworthy.rollout.experiment import DecisionCost
 from airworthy.serving.chaos import ChaosProxy, Fault
 from airworthy.serving.local import ServerOptions, ServerProcess
-from airworthy.serving.observation import Arm
-from airworthy.serving.replay import Traffic, v1_path
+from airworthy.serving.observation import Arm, Pair
+from airworthy.serving.replay import Answer, Traffic, v1_path
 from airworthy.serving.splitter import ARM_HEADER, Splitter, first_score
 from airworthy.serving.state import Deployed, Service, ServiceStore
 
 PROBES = 40
+SHADOW_PORTION = 50
+"""Requests replayed before looking how many pairs came of them: fewer than the shadow's queue holds."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class LocalSetting:
         bodies: V1 request bodies to replay as traffic.
         inputs: Names of all features in the bodies: each arm reads its own and ignores the other's.
         fault: Injected misbehaviour of the canary (demo only).
-        logs: Folder for the servers' logs.
         server_module: What is run as the model server.
+        cost: Tells the outcome of each request of an A/B test.
     """
 
     spec: ModelSpec
@@ -40,20 +42,22 @@ class LocalSetting:
     bodies: tuple[bytes, ...]
     inputs: tuple[str, ...]
     fault: Fault | None
-    logs: Path
     server_module: str
+    cost: DecisionCost | None = None
 
 
 class LocalPlane:
     """A `Plane` of processes of this machine. Its traffic is replayed rows; its weights change at once."""
 
     settle_seconds = 0.0
+    shields = True
 
-    def __init__(self, setting: LocalSetting, state: Service, observe: Observe, compare: Compare) -> None:
+    def __init__(self, setting: LocalSetting, state: Service, sink: Sink) -> None:
         assert state.canary is not None
+        assert state.rollout is not None
         self._setting = setting
-        self._observe = observe
-        self._compare = compare
+        self._logs = setting.store.folder / "logs" / state.rollout.id
+        self._sink = sink
         self._stable = self._server("stable", state.stable) if state.stable else None
         self._canary = self._server("canary", state.canary)
         self._proxy: ChaosProxy | None = None
@@ -79,10 +83,15 @@ class LocalPlane:
             self._proxy = ChaosProxy(canary_wait, self._setting.fault)
             address = await self._proxy.start()
         self._splitter = Splitter(
-            self._stable.url if self._stable else None, address, on_request=self._observe
+            self._stable.url if self._stable else None,
+            address,
+            on_request=self._sink.observe,
+            sticky=self._setting.spec.rollout.sticky_header,
         )
         url = await self._splitter.start()
-        self._traffic = Traffic(url + v1_path(self._setting.spec.name), self._setting.bodies)
+        self._traffic = Traffic(
+            url + v1_path(self._setting.spec.name), self._setting.bodies, on_answer=self._outcome
+        )
         await self._traffic.__aenter__()
         return ""
 
@@ -111,6 +120,39 @@ class LocalPlane:
                 f"the stable model's server ended during the rollout (log: {self._stable.log_file})"
             )
 
+    async def shadow(self, requests: int, until: Callable[[], bool]) -> None:
+        """Replay requests until so many pairs were compared; see `Plane.shadow`."""
+        assert self._splitter is not None
+        pairs = 0
+
+        def compare(pair: Pair) -> None:
+            nonlocal pairs
+            pairs += 1
+            self._sink.compare(pair)
+
+        def enough() -> bool:
+            return pairs >= requests or until()
+
+        self._splitter.set_shadow(1.0, on_pair=compare)
+        try:
+            while not enough():
+                await self.gather(min(SHADOW_PORTION, requests - pairs), enough)
+                await asyncio.sleep(0.01)  # the shadow answers after the reply
+        finally:
+            self._splitter.set_shadow(0.0)
+
+    def _outcome(self, row: int, answer: Answer) -> None:
+        """Tell the outcome of a request of an A/B test."""
+        cost, splitter = self._setting.cost, self._splitter
+        if cost is None or splitter is None or not 0.0 < splitter.weights.share < 1.0:
+            return
+        score = first_score(answer.body) if answer.status == 200 else None
+        if score is None or answer.arm not in ("stable", "canary"):
+            return
+        value = cost.of(row, answer.arm, score)
+        if value is not None:
+            self._sink.outcome(value, answer.arm == "canary", splitter.weights.share)
+
     async def close(self) -> None:
         """See `Plane.close`."""
         if self._traffic:
@@ -138,4 +180,4 @@ class LocalPlane:
             unseen_category=spec.serving.unseen_category,
             ignored=self._setting.inputs,
         )
-        return ServerProcess(options, self._setting.logs / f"{arm}.log", self._setting.server_module)
+        return ServerProcess(options, self._logs / f"{arm}.log", self._setting.server_module)
