@@ -48,6 +48,7 @@ lock: uv ## Renew requirements/*.txt from pyproject.toml
 	@for group in $(GROUPS_LOCKED); do \
 	  $(LOCK) -c requirements/dev.txt --group $$group -o requirements/$$group.txt; done
 	@$(LOCK) -c requirements/dev.txt pyproject.toml -o requirements/engine.txt
+	@$(LOCK) --group mlserver -o requirements/mlserver.txt
 	@$(LOCK) --group validation-test -o requirements/validation-test.txt
 	@$(LOCK) -c requirements/validation-test.txt --group validation -o requirements/validation.txt
 

@@ -195,6 +195,10 @@ class Scorer:
         """See `Encoder.encode`."""
         return self._encoder.encode(columns)
 
+    def encode_row(self, row: Mapping[str, Any]) -> tuple[Matrix, dict[str, int]] | None:
+        """See `Encoder.encode_row`."""
+        return self._encoder.encode_row(row)
+
     def score(self, matrix: Matrix) -> Scores:
         """Probability of a positive label per row of a matrix made by `encode`.
 

@@ -280,14 +280,32 @@ def schema_infer(
     out.print(f"wrote {target}: read it, loosen and tighten it by hand, then commit it")
 
 
-@rollout_app.command("replay", epilog="Example:\n\n  airworthy rollout replay .airworthy/runs/RUN/…/record")
-def rollout_replay(
-    record: Annotated[Path, typer.Argument(help="Folder or file of a rollout record.")],
-    report: Annotated[Path | None, typer.Option(help="Also draw its page into this file.")] = None,
+RECORD = typer.Argument(help="A record's folder or file; or a run, service or model: its newest record.")
+
+
+@rollout_app.command(
+    "replay",
+    epilog="Examples:\n\n  airworthy rollout replay flight_delay\n\n"
+    "  airworthy rollout replay release-20130901-101500\n\n  airworthy rollout replay downloaded/record.jsonl",
+)
+def rollout_replay(record: Annotated[str, RECORD]) -> None:
+    """Recompute a rollout's decision from its record, and check that the record is whole."""
+    _in_environment("release", "replay", record)
+
+
+@rollout_app.command(
+    "report",
+    epilog="Examples:\n\n  airworthy rollout report flight_delay\n\n"
+    "  airworthy rollout report downloaded/record.jsonl --out rollout.html",
+)
+def rollout_report(
+    record: Annotated[str, RECORD],
+    to: Annotated[
+        Path | None, typer.Option("--out", help="HTML file. Default: report.html beside it.")
+    ] = None,
 ) -> None:
-    """Recompute a rollout's decision from its record."""
-    page = ["--report", str(report)] if report else []
-    _in_environment("release", "replay", str(record), *page)
+    """Draw a rollout: why was it promoted or rolled back? (One HTML page that loads nothing.)"""
+    _in_environment("release", "report", record, *(["--out", str(to)] if to else []))
 
 
 @app.command(epilog="Examples:\n\n  airworthy doctor")

@@ -8,6 +8,7 @@ A copy of this file travels inside every bundle, hence the relative imports.
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,10 @@ from .errors import DataError
 Kind = Literal["number", "integer", "category", "bool"]
 Column = Sequence[Any] | np.ndarray[Any, Any]
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
+
+_PLAIN = 2.0**53
+"""Below, every whole number has a double of its own, so that an int and its double round to the same float32."""
+_ABSENT = object()
 
 _WANTED = {"number": "numbers", "integer": "whole numbers", "bool": "true or false"}
 
@@ -53,6 +58,8 @@ class Encoder:
             if f.kind == "category"
         }
         self._integers = [j for j, f in enumerate(self.features) if f.kind == "integer"]
+        self._plan = tuple((f.name, f.kind, self._codes.get(f.name, {})) for f in self.features)
+        self._pack = struct.Struct(f"={len(self.features)}f").pack
 
     def encode(self, columns: Mapping[str, Column]) -> tuple[Matrix, dict[str, int]]:
         """One row per element of the columns, one float32 column per feature; missing is NaN.
@@ -73,6 +80,10 @@ class Encoder:
         if absent:
             raise DataError(f"columns {', '.join(absent)} are missing: the model needs them")
         rows = len(columns[self.features[0].name]) if self.features else 0
+        if rows == 1 and all(len(columns[f.name]) == 1 for f in self.features):
+            quick = self.encode_row({f.name: columns[f.name][0] for f in self.features})
+            if quick is not None:
+                return quick
         matrix = np.empty((rows, len(self.features)), dtype=np.float32)
         unseen: dict[str, int] = {}
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused below
@@ -88,6 +99,38 @@ class Encoder:
                     matrix[:, j] = _numeric(feature, values)
         self._require_sound(matrix)
         return matrix, unseen
+
+    def encode_row(self, row: Mapping[str, Any]) -> tuple[Matrix, dict[str, int]] | None:
+        """What `encode` makes of one row, about ten times quicker; None where only `encode` can tell.
+
+        That is a row that lacks a feature or holds anything but None and plain Python values of the features'
+        types, of moderate size. The matrix is read-only.
+        """
+        found: list[float] = []
+        unseen: dict[str, int] = {}
+        for name, kind, codes in self._plan:
+            value = row.get(name, _ABSENT)
+            if value is None:
+                found.append(np.nan)
+            elif kind == "category":
+                if type(value) is not str:
+                    return None
+                code = codes.get(value)
+                if code is None:
+                    unseen[name] = 1
+                    code = np.nan
+                found.append(code)
+            elif kind == "bool":
+                if type(value) is not bool:
+                    return None
+                found.append(value)
+            elif type(value) is int or (type(value) is float and (kind == "number" or value.is_integer())):
+                if not -_PLAIN < value < _PLAIN:
+                    return None
+                found.append(value)
+            else:
+                return None
+        return np.frombuffer(self._pack(*found), dtype=np.float32).reshape(1, -1), unseen
 
     def _category(self, name: str, values: Column) -> tuple[list[float], int]:
         codes = self._codes[name]
@@ -125,7 +168,7 @@ def _numeric(feature: Feature, values: Column) -> np.ndarray[Any, Any]:
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "OUbfiu"):
         raise DataError(f"column {feature.name}: must be {_WANTED[feature.kind]}, not {array.dtype}")
     if array.dtype.kind not in wanted or not _plain(feature, values, array):
-        array = np.array([_one(feature, value) for value in values], dtype=np.float64)
+        array = _one_by_one(feature, values)
     if feature.kind == "bool" and array.dtype.kind != "b":
         odd = array[(array != 0) & (array != 1) & ~np.isnan(array)]
         if len(odd):
@@ -136,6 +179,13 @@ def _numeric(feature: Feature, values: Column) -> np.ndarray[Any, Any]:
 def _plain(feature: Feature, values: Column, array: np.ndarray[Any, Any]) -> bool:
     """Whether the array can be taken as it is: NumPy makes numbers of `[True, 2.5]`, hiding a mistake."""
     return feature.kind == "bool" or values is array or not any(isinstance(v, bool) for v in values)
+
+
+def _one_by_one(feature: Feature, values: Column) -> np.ndarray[Any, Any]:
+    if isinstance(values, list) and set(map(type, values)) <= {int, float, type(None)}:
+        with contextlib.suppress(OverflowError):
+            return np.array(values, dtype=np.float64)  # None becomes NaN, everything else what float() makes
+    return np.array([_one(feature, value) for value in values], dtype=np.float64)
 
 
 def _one(feature: Feature, value: Any) -> float:

@@ -49,7 +49,7 @@ def rollback(model: str, reason: str) -> None:
     """
     from airworthy.registry import Registry
     from airworthy.rollout import withdraw
-    from airworthy.serving.state import ServiceStore
+    from airworthy.rollout.deployers.choose import open_store
 
     registry = Registry()
     champion = _champion(registry, model)
@@ -57,7 +57,7 @@ def rollback(model: str, reason: str) -> None:
     called_off = withdraw(service, reason=f"rolled back: {reason}", home=home())
     if called_off:
         _say(called_off)
-    state = ServiceStore(home(), service).read()
+    state = open_store(service, home()).read()
     if state and state.stable and state.stable.digest != champion.digest:
         _deploy(registry, champion)
         _say(
@@ -72,31 +72,40 @@ def rollback(model: str, reason: str) -> None:
     )
 
 
-def replay(record: Path, report: Path | None) -> None:
-    """Recompute a rollout's decision from its record, and draw its page if asked.
+def replay(record: str) -> None:
+    """Recompute a rollout's decision from its record.
 
     Raises:
-        RolloutError: The record is damaged, has no end, or says another decision than the recomputed one.
+        RolloutError: There is none, it is damaged or has no end, or it says another decision than the recomputed
+            one.
     """
     from airworthy.errors import RolloutError
-    from airworthy.rollout.record import replay as recompute
+    from airworthy.rollout.replay import find_record
+    from airworthy.rollout.replay import replay as recompute
+
+    path = find_record(record, home())
+    found = recompute(path)
+    if found.problem:
+        raise RolloutError(found.problem)
+    assert found.judgement is not None
+    counts = ", ".join(f"{n:,} {name}" for name, n in found.told.counts.items() if n) or "no request"
+    _say(f"{found.judgement.outcome}: {found.judgement.reason}")
+    _say(f"recomputed from {counts} in {path}: the recorded decision is the same, bit for bit")
+
+
+def report(record: str, out: Path | None) -> None:
+    """Draw a rollout's page, by default beside its record.
+
+    Raises:
+        RolloutError: There is no record, or it is damaged.
+    """
+    from airworthy.rollout.replay import find_record
     from airworthy.rollout.report import render
 
-    found = recompute(record)
-    judgement = found.judgement
-    if judgement is None:
-        raise RolloutError(
-            f"{record}: the rollout did not end (its controller was killed): nothing was decided"
-        )
-    if not found.agrees:
-        raise RolloutError(f"{record}: the recorded decision is another one: the record was changed")
-    _say(f"{judgement.outcome}: {judgement.reason}")
-    _say(
-        f"recomputed from {len(found.observations)} requests: the recorded decision is the same, bit for bit"
-    )
-    if report is not None:
-        write_whole(report, render(found, judgement))
-        _say(f"wrote {report}")
+    path = find_record(record, home())
+    target = out or (path if path.is_dir() else path.parent) / "report.html"
+    write_whole(target, render(path))
+    _say(f"wrote {target}")
 
 
 def retrieve(spec: Path, out: Path, as_of: str | None) -> None:
@@ -125,7 +134,12 @@ def _deploy(registry: Registry, version: Version) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = registry.fetch_bundle(version, Path(scratch) / "bundle")
         deploy(
-            version.tags["service"], model=version.model, bundle=bundle, version=version.version, home=home()
+            version.tags["service"],
+            model=version.model,
+            bundle=bundle,
+            version=version.version,
+            home=home(),
+            storage_uri=lambda number: registry.version(version.model, number).source,
         )
 
 
@@ -153,8 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("model")
     command.add_argument("--reason", required=True)
     command = commands.add_parser("replay")
-    command.add_argument("record", type=Path)
-    command.add_argument("--report", type=Path)
+    command.add_argument("record")
+    command = commands.add_parser("report")
+    command.add_argument("record")
+    command.add_argument("--out", type=Path)
     command = commands.add_parser("retrieve")
     command.add_argument("spec", type=Path)
     command.add_argument("--out", type=Path, required=True)
@@ -167,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve": serve,
         "rollback": rollback,
         "replay": replay,
+        "report": report,
         "retrieve": retrieve,
         "infer": infer,
     }

@@ -1,9 +1,9 @@
 """The rollout judge, measured: how often it fails a good canary, how soon it stops a bad one.
 
-    python -m benchmarks.judge [--rollouts 2000] [--jobs 2]
+    python -m benchmarks.judge [--rollouts 2000] [--jobs 2] [--quick]
 
-Beside it, on the same streams, what other tools do: a threshold on the canary's error rate per interval, and a
-z-test on both arms' pooled rates every 100 requests. Seeds are fixed.
+Beside it, on the same requests, the decision rules of other tools (`benchmarks/gates.py`). Seeds are fixed.
+Tolerances are 0 (`max_latency_increase: 0`, `max_error_increase: 0`), alpha is 0.05, scores only warn.
 """
 
 from __future__ import annotations
@@ -12,100 +12,83 @@ import argparse
 import functools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 
-from airworthy.rollout.judge import Judge, Settings
-from airworthy.serving.observation import Arm, Observation
-from tests.unit.rollout.simulate import Rate, Share, constant, ramp, stream
+from airworthy.rollout.judge import Judge
+from benchmarks.gates import GATES, Requests
+from tests.unit.rollout.simulate import GOOD, STRICT, World, constant, errors, ramp
 
-STRICT = Settings(max_latency_increase=0.0)
-REQUESTS = 1500
-STEPS = (0.05, 0.25, 0.5)
-
-
-def one_percent(_: int, __: Arm) -> float:
-    return 0.01
-
-
-def outage(i: int, _: Arm) -> float:
-    return 0.5 if 600 <= i < 750 else 0.01
+HARMFUL: dict[str, World] = {
+    "errors 1 % → 5 %": World(ramp(), errors(0.01, 0.05)),
+    "errors 1 % → 30 %": World(ramp(), errors(0.01, 0.3)),
+    "latency × 1.5": World(ramp(), slower=1.5),
+}
+"""Bad canaries on the same ramp, for all methods."""
 
 
-def day(i: int, _: Arm) -> float:
-    return 0.02 + 0.018 * math.sin(i / 80)
+@dataclass(frozen=True)
+class Effect:
+    """A bad canary at a constant share.
+
+    `targets`: median and 90 % of canary requests, and median of all requests after the warm-up; None: no target.
+    """
+
+    world: World
+    targets: tuple[float | None, float | None, float | None] = (None, None, None)
 
 
-def worse(rate: float) -> Rate:
-    return functools.partial(_worse, rate)
+def _effect(share: float, most: int, **changes: object) -> World:
+    return replace(World(constant(share), requests=most), **changes)  # type: ignore[arg-type]
 
 
-def _worse(rate: float, _: int, arm: Arm) -> float:
-    return rate if arm == "canary" else 0.01
-
-
-GOOD: dict[str, tuple[Share, Rate]] = {
-    "constant load, 10 %": (constant(0.1), one_percent),
-    "ramp 5/25/50 %": (ramp(STEPS, 500), one_percent),
-    "ramp, error rate of the day": (ramp(STEPS, 500), day),
-    "ramp, outage of both arms": (ramp(STEPS, 500), outage),
+EFFECTS: dict[str, Effect] = {
+    "errors 1 % → 5 %, 10 %": Effect(_effect(0.1, 12000, error=errors(0.01, 0.05)), (100, 260, None)),
+    "errors 1 % → 30 %, 10 %": Effect(_effect(0.1, 3000, error=errors(0.01, 0.3)), (10, None, None)),
+    "errors 1 % → 2 %, 50 %": Effect(_effect(0.5, 20000, error=errors(0.01, 0.02))),
+    "errors 0.1 % → 1.1 %, 50 %": Effect(_effect(0.5, 12000, error=errors(0.001, 0.011))),
+    "all fail, 10 %": Effect(_effect(0.1, 3000, error=errors(0.01, 1.0)), (15, 15, None)),
+    "latency × 1.2, 10 %": Effect(_effect(0.1, 8000, slower=1.2)),
+    "latency × 1.5, 10 %": Effect(_effect(0.1, 6000, slower=1.5), (None, None, 400)),
+    "latency × 2, 10 %": Effect(_effect(0.1, 6000, slower=2.0)),
+    "latency × 1.5, 50 %": Effect(_effect(0.5, 6000, slower=1.5)),
+    "scores + 0.2 sd, 10 % (warns)": Effect(_effect(0.1, 20000, shift=0.2)),
+    "scores + 0.5 sd, 10 % (warns)": Effect(_effect(0.1, 8000, shift=0.5), (None, None, 1000)),
+    "scores + 0.5 sd, 10 % (fails)": Effect(
+        _effect(0.1, 8000, shift=0.5, settings=replace(STRICT, on_score_shift="fail"))
+    ),
 }
 
 
-def e_process(observations: Iterable[Observation]) -> tuple[int, int] | None:
-    """Requests (all, canary) until our judge fails the canary; None if it doesn't."""
-    judge = Judge(STRICT)
-    for number, seen in enumerate(observations):
-        if judge.observe(seen):
-            return number + 1, judge.counts["canary"].requests
-    return None
+def judged(world: World, seed: int) -> Judge:
+    """The judge at the end of a rollout, or where it decided or warned."""
+    judge = Judge(world.settings)
+    for pair in world.shadow(seed):
+        judge.compare(pair)
+    for seen in world.observations(seed):
+        if judge.observe(seen) or (world.shift and judge.warnings):
+            break
+    judge.complete()
+    return judge
 
 
-def z_test(observations: Iterable[Observation]) -> tuple[int, int] | None:
-    """Pooled two-proportion z-test at 5 %, one-sided, every 100 requests."""
-    bad, total = {"stable": 0, "canary": 0}, {"stable": 0, "canary": 0}
-    for number, seen in enumerate(observations, 1):
-        total[seen.arm] += 1
-        bad[seen.arm] += seen.failed
-        if number % 100 or not all(total.values()):
-            continue
-        pooled = sum(bad.values()) / sum(total.values())
-        spread = math.sqrt(pooled * (1 - pooled) * sum(1 / n for n in total.values()))
-        if spread and (bad["canary"] / total["canary"] - bad["stable"] / total["stable"]) / spread > 1.645:
-            return number, total["canary"]
-    return None
-
-
-def threshold(observations: Iterable[Observation], limit: float = 0.05) -> tuple[int, int] | None:
-    """A gate on the canary's error rate per interval of 100 requests, such as Flagger and Argo Rollouts use."""
-    canary = bad = seen_canary = 0
-    for number, seen in enumerate(observations, 1):
-        if seen.arm == "canary":
-            canary, bad, seen_canary = canary + 1, bad + seen.failed, seen_canary + 1
-        if number % 100 == 0:
-            if canary and bad / canary > limit:
-                return number, seen_canary
-            canary = bad = 0
-    return None
-
-
-METHODS: dict[str, Callable[[Iterable[Observation]], tuple[int, int] | None]] = {
-    "e-process (ours)": e_process,
-    "z-test every 100": z_test,
-    "5 % threshold per 100": threshold,
-}
-
-
-def _failed_good(job: tuple[str, int]) -> list[bool]:
+def _by_all(job: tuple[str, int]) -> list[bool]:
     name, seed = job
-    share, error = GOOD[name]
-    seen = list(stream(seed, REQUESTS, share=share, error=error))
-    return [method(seen) is not None for method in METHODS.values()]
+    world = (GOOD | HARMFUL)[name]
+    seen = Requests.of(world.observations(seed))
+    return [judged(world, seed).failure is not None, *(gate(seen) is not None for gate in GATES.values())]
 
 
-def _stopped_bad(job: tuple[Rate, float, float, float, int, int]) -> tuple[int, int] | None:
-    error, slower, shift, share, requests, seed = job
-    return e_process(stream(seed, requests, share=constant(share), error=error, slower=slower, shift=shift))
+def _by_judge(name: str, seed: int) -> tuple[int, int] | None:
+    """Canary requests and all requests after the warm-up until it decided or warned; None if it did neither."""
+    world = EFFECTS[name].world
+    judge = judged(world, seed)
+    if not judge.failure and not judge.warnings:
+        return None
+    canary, stable = judge.counts["canary"].requests, judge.counts["stable"].requests
+    return canary, canary + stable - world.settings.warm_up
 
 
 def upper_bound(failed: int, runs: int) -> float:
@@ -115,44 +98,65 @@ def upper_bound(failed: int, runs: int) -> float:
     return (middle + z * math.sqrt(p * (1 - p) / runs + z * z / (4 * runs * runs))) / (1 + z * z / runs)
 
 
+def by_method(pool: ProcessPoolExecutor, worlds: dict[str, World], rollouts: int) -> Iterator[str]:
+    """Rolled back, per scenario and method, as rows of a table."""
+    yield "| scenario | ours | " + " | ".join(GATES) + " |"
+    yield "|---|" + "---:|" * (len(GATES) + 1)
+    for name in worlds:
+        found = list(pool.map(_by_all, [(name, seed) for seed in range(rollouts)], chunksize=10))
+        ours, *others = (sum(column) for column in zip(*found, strict=True))
+        cells = [f"{ours / rollouts:.1%} ({upper_bound(ours, rollouts):.1%})"]
+        cells += [f"{count / rollouts:.0%}" for count in others]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def power(pool: ProcessPoolExecutor, rollouts: int) -> Iterator[str]:
+    """How soon bad canaries are stopped, as a table with the targets."""
+    yield "| canary | canary requests: median | 90 % | all requests: median | target | reached |"
+    yield "|---|---:|---:|---:|---|---|"
+    for name, effect in EFFECTS.items():
+        seeds = range(10_000, 10_000 + rollouts)
+        ends = list(pool.map(functools.partial(_by_judge, name), seeds, chunksize=5))
+        most = (effect.world.requests, effect.world.requests)
+        canary = sorted((end or most)[0] for end in ends)
+        figures = (
+            statistics.median(canary),
+            canary[math.ceil(0.9 * rollouts) - 1],
+            statistics.median((end or most)[1] for end in ends),
+        )
+        wanted = [
+            f"{what} ≤ {target:.0f}"
+            for what, target in zip(("median", "90 %", "all"), effect.targets, strict=True)
+            if target is not None
+        ]
+        reached = all(t is None or f <= t for f, t in zip(figures, effect.targets, strict=True))
+        cells = [f"{figure:.0f}" for figure in figures]
+        verdict = ("yes" if reached else "NO") if wanted else ""
+        yield f"| {name} | " + " | ".join(cells) + f" | {', '.join(wanted)} | {verdict} |"
+
+
 def lines(rollouts: int, jobs: int) -> Iterator[str]:
     """The results, as Markdown."""
+    began = time.perf_counter()
     with ProcessPoolExecutor(jobs) as pool:
-        yield f"Good canary failed, of {rollouts:,} rollouts (95 % upper bound); promised: at most 5 %."
-        yield "| scenario | " + " | ".join(METHODS) + " |"
-        yield "|---|" + "---:|" * len(METHODS)
-        for name in GOOD:
-            found = list(pool.map(_failed_good, [(name, seed) for seed in range(rollouts)], chunksize=20))
-            counts = [sum(row[k] for row in found) for k in range(len(METHODS))]
-            cells = [f"{n / rollouts:.1%} ({upper_bound(n, rollouts):.1%})" for n in counts]
-            yield f"| {name} | " + " | ".join(cells) + " |"
-        runs = max(50, rollouts // 10)
-        yield f"\nBad canary stopped after (median and 90 % of {runs} rollouts, after the warm-up of 200)."
-        yield "| canary | share | canary requests: median | 90 % | all requests: median |"
-        yield "|---|---:|---:|---:|---:|"
-        for what, error, slower, shift, share, most in (
-            ("errors 1 % → 30 %", worse(0.3), 1.0, 0.0, 0.1, 4000),
-            ("errors 1 % → 5 %", worse(0.05), 1.0, 0.0, 0.1, 12000),
-            ("latency × 1.5", one_percent, 1.5, 0.0, 0.1, 6000),
-            ("latency × 2", one_percent, 2.0, 0.0, 0.1, 6000),
-            ("latency × 2", one_percent, 2.0, 0.0, 0.5, 6000),
-        ):
-            tasks = [(error, slower, shift, share, most, 10_000 + seed) for seed in range(runs)]
-            ends = [end or (most + 200, most) for end in pool.map(_stopped_bad, tasks, chunksize=5)]
-            canary = sorted(end[1] for end in ends)
-            total = statistics.median(end[0] - 200 for end in ends)
-            yield (
-                f"| {what} | {share:.0%} | {statistics.median(canary):.0f} | {canary[int(0.9 * runs)]} "
-                f"| {total:.0f} |"
-            )
+        promise = "(95 % upper bound); promised: at most 5 %"
+        yield f"**Good canaries rolled back**, of {rollouts:,} rollouts each {promise}.\n"
+        yield from by_method(pool, GOOD, rollouts)
+        fewer = max(20, rollouts // 4)
+        yield f"\n**Bad canaries rolled back** during the ramp, of {fewer:,} rollouts each.\n"
+        yield from by_method(pool, HARMFUL, fewer)
+        yield f"\n**Requests until a bad canary is stopped**, after the warm-up of 200, of {fewer:,} rollouts each.\n"
+        yield from power(pool, fewer)
+    yield f"\n{time.perf_counter() - began:.0f} s with {jobs} processes."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=2000)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="100 rollouts: a look, no proof")
     options = parser.parse_args()
-    for line in lines(options.rollouts, options.jobs):
+    for line in lines(100 if options.quick else options.rollouts, options.jobs):
         print(line, flush=True)
 
 

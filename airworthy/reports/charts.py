@@ -14,7 +14,8 @@ from markupsafe import escape
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 40
+_THIN = "stroke-width:1.2;stroke-dasharray:5 4"
 
 
 def lines(
@@ -29,12 +30,16 @@ def lines(
     steps: bool = False,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
+    limits: Mapping[str, float] | None = None,
+    marks: Sequence[tuple[float, str]] = (),
+    regions: Sequence[tuple[float, float, str]] = (),
+    band: tuple[Points, Points] | None = None,
 ) -> str:
     """A line chart.
 
     Args:
         title: Caption below the chart.
-        series: Up to four named lines of finite (x, y) points.
+        series: Up to eight named lines of finite (x, y) points; from the fifth on they are dotted.
         x_label: Axis title with unit.
         y_label: Axis title with unit.
         reference: A dashed line, such as a threshold or the diagonal.
@@ -43,25 +48,40 @@ def lines(
         steps: Draw as stairs: the value holds until the next point.
         x_range: Axis limits; the data's own by default.
         y_range: Likewise.
+        limits: A dashed level of its own for some of the series, by name, in that line's colour.
+        marks: Events: (x, label), drawn as vertical lines.
+        regions: Stretches of the x axis: (from, to, label), shaded in turn; labels that don't fit are left out.
+        band: Lower and upper edge of a shaded area.
 
     Returns:
         An HTML `figure`; a sentence instead of a chart when there are no points.
     """
-    points = [p for s in series.values() for p in s] + list(reference)
+    edges = [p for edge in band or () for p in edge]
+    points = [p for s in series.values() for p in s] + list(reference) + edges
     if not points:
         return f"<figure><figcaption>{escape(title)}: no data</figcaption></figure>"
     x_range = x_range or (min(p[0] for p in points), max(p[0] for p in points))
     y_range = y_range or (min(p[1] for p in points), max(p[1] for p in points))
     to_x = _scale(x_range, LEFT, WIDTH - RIGHT)
     to_y = _scale(y_range, HEIGHT - BOTTOM, TOP, log=log_y)
-    parts = _axes(x_range, y_range, to_x, to_y, x_label, y_label, log_y)
+    parts = _regions(regions, to_x)
+    parts += _axes(x_range, y_range, to_x, to_y, x_label, y_label, log_y)
+    if band and band[0]:
+        outline = _path([*band[0], *reversed(band[1])], to_x, to_y, False)
+        parts.append(f'<path class="f0" style="opacity:.18" d="{outline}Z"/>')
     if reference:
         parts.append(f'<path class="dash" d="{_path(reference, to_x, to_y, False)}"/>')
-    for index, line in enumerate(series.values()):
-        parts.append(f'<path class="line s{index % 4}" d="{_path(line, to_x, to_y, steps)}"/>')
-    legend = [(name, f"s{i % 4}") for i, name in enumerate(series)] if len(series) > 1 else []
+    for index, (name, line) in enumerate(series.items()):
+        parts.append(f'<path class="line s{index % 4}"{_dots(index)} d="{_path(line, to_x, to_y, steps)}"/>')
+        if limits and name in limits:
+            y = to_y(limits[name])
+            parts.append(
+                f'<path class="line s{index % 4}" style="{_THIN}" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
+            )
+    parts += _marks(marks, to_x, TOP + (27 if regions else 11))
+    legend = [(name, f"line s{i % 4}", _dots(i)) for i, name in enumerate(series)] if len(series) > 1 else []
     if reference_label:
-        legend.append((reference_label, "dash"))
+        legend.append((reference_label, "dash", ""))
     return _figure(title, parts, legend)
 
 
@@ -94,6 +114,36 @@ def tick(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _dots(index: int) -> str:
+    return ' stroke-dasharray="2 3"' if index >= 4 else ""
+
+
+def _regions(regions: Sequence[tuple[float, float, str]], to_x: Callable[[float], float]) -> list[str]:
+    parts = []
+    for index, (begin, end, label) in enumerate(regions):
+        left, right = to_x(begin), to_x(end)
+        if index % 2 == 0:
+            size = f'x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{HEIGHT - BOTTOM - TOP}"'
+            parts.append(f'<rect style="fill:var(--panel)" {size}/>')
+        if right - left > 6.2 * len(label):
+            middle = (left + right) / 2
+            parts.append(f'<text x="{middle:.1f}" y="{TOP + 13}" text-anchor="middle">{escape(label)}</text>')
+    return parts
+
+
+def _marks(marks: Sequence[tuple[float, str]], to_x: Callable[[float], float], top: int) -> list[str]:
+    parts = []
+    for index, (at, label) in enumerate(marks):
+        x = to_x(at)
+        side, anchor = (-5, "end") if x > WIDTH / 2 else (5, "start")
+        parts.append(f'<path style="stroke:var(--fg);fill:none" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+        parts.append(
+            f'<text class="label" x="{x + side:.1f}" y="{top + 15 * index}" text-anchor="{anchor}">'
+            f"{escape(label)}</text>"
+        )
+    return parts
 
 
 def _scale(
@@ -168,11 +218,11 @@ def _path(points: Points, to_x: Callable[[float], float], to_y: Callable[[float]
     return "".join(parts)
 
 
-def _figure(title: str, parts: list[str], legend: list[tuple[str, str]], height: int = HEIGHT) -> str:
+def _figure(title: str, parts: list[str], legend: list[tuple[str, str, str]], height: int = HEIGHT) -> str:
     key = "".join(
-        f'<svg width="22" height="10" style="display:inline-block;margin:0 4px 0 10px" aria-hidden="true">'
-        f'<path class="line {css}" d="M1 5H21"/></svg>{escape(name)}'
-        for name, css in legend
+        f'<span style="white-space:nowrap"><svg width="22" height="10" style="display:inline-block;'
+        f'margin:0 4px 0 10px" aria-hidden="true"><path class="{css}"{dots} d="M1 5H21"/></svg>{escape(name)}</span> '
+        for name, css, dots in legend
     )
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'

@@ -18,10 +18,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from airworthy.errors import RolloutError, ServingError
 from airworthy.model_spec import Rollout
-from airworthy.rollout.deployers import Plane, Sink, Store
+from airworthy.rollout.deployers import CanaryLostError, Plane, Sink, Store
 from airworthy.rollout.effects import EffectInterval
 from airworthy.rollout.judge import Ending, Judge, Judgement, Settings, conclude
 from airworthy.rollout.record import RecordWriter
@@ -50,6 +51,7 @@ class Setting:
         store: The service's state.
         rollout_id: The rollout that this controller owns.
         plane: Makes what answers requests, given who wants to know what comes of them.
+        facts: What the record begins with.
     """
 
     plan: Rollout
@@ -57,6 +59,7 @@ class Setting:
     store: Store
     rollout_id: str
     plane: Callable[[Sink], Plane]
+    facts: dict[str, Any]
 
 
 class Controller:
@@ -86,9 +89,15 @@ class Controller:
         ending: Ending = "interrupted"
         detail = ""
         try:
-            async with asyncio.timeout(self._plan.deadline_seconds):
+            self._record.write("start", **self._setting.facts)
+            async with asyncio.timeout(self._plan.deadline_seconds) as deadline:
                 ending, detail = await self._leased()
-        except TimeoutError:
+        except CanaryLostError as error:
+            ending, detail = "unusable", str(error)
+        except TimeoutError as error:
+            if not deadline.expired():
+                detail = str(error) or "something did not answer in time"
+                raise
             ending = "deadline"
         except asyncio.CancelledError:
             detail = "interrupted by a signal"
@@ -121,12 +130,14 @@ class Controller:
 
     def polled(self) -> None:
         """All that one poll found was told; see `Sink`."""
+        self._record.polled()
         if self.judge.complete():
             self._plane.withdraw()
 
     def compare(self, pair: Pair) -> None:
         """One request that both models were asked; see `Sink`."""
-        self.judge.compare(pair)
+        if self.judge.compare(pair):
+            self._plane.withdraw()
         self._record.compare(pair)
 
     def outcome(self, value: float, canary: bool, share: float) -> None:
@@ -324,21 +335,24 @@ class Controller:
         self._plane.withdraw()
 
         def change(current: Service | None) -> Service:
-            if current and current.rollout and current.rollout.state == "rolled back":
-                if current.rollout.id == self._setting.rollout_id:
-                    return current
+            rollout = current.rollout if current else None
+            if current and rollout and (rollout.id, rollout.state) == (self._setting.rollout_id, "rolled back"):
+                return current
             return rolled_back(self._owned(current), reason)
 
         before = self._state.rollout.state if self._state.rollout else None
         self._state = self._setting.store.update(change)
-        self._record.write("state", before=before, after="rolled back", reason=reason)
         log.info("rollout of %s rolled back: %s", self._plan.service, reason)
+        left = ""
         try:
             self._setting.store.settled()
         except RolloutError as error:
             # Everyone has the stable model already; `settle` tidies up what is left.
-            log.warning("%s", error)
-            self._record.write("note", text=str(error))
+            left = str(error)
+            log.warning("%s", left)
+        self._record.write("state", before=before, after="rolled back", reason=reason)
+        if left:
+            self._record.write("note", text=left)
 
 
 class TakenOverError(RolloutError):

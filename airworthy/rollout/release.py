@@ -15,7 +15,7 @@ from typing import Any
 
 from airworthy.errors import ConfigError, GateError, RolloutError
 from airworthy.files import write_whole
-from airworthy.model_spec import ModelSpec
+from airworthy.model_spec import ModelSpec, Rollout
 from airworthy.rollout.controller import Controller, Setting
 from airworthy.rollout.deployers import Plane, Sink, Store
 from airworthy.rollout.deployers.choose import open_store
@@ -121,12 +121,13 @@ def roll_out(
         plane = functools.partial(_local_plane, local)
     else:
         plane = functools.partial(_cluster_plane, store, bodies)
+    record = RecordWriter(record_out)  # first: without a record nothing may begin
     state = _begin(store, spec, bundle, version, stable, run, registered_champion)
     assert state.rollout is not None
     settings = Settings.of(spec.rollout, canary_info.threshold)
-    setting = Setting(spec.rollout, settings, store, state.rollout.id, plane(state))
-    facts = {**_facts(setting, state), "fault": dataclasses.asdict(fault) if fault else None}
-    outcome = _run(setting, state, facts, record_out)
+    facts = _facts(spec.rollout, settings, state, isinstance(store, ServiceStore), fault)
+    setting = Setting(spec.rollout, settings, store, state.rollout.id, plane(state), facts)
+    outcome = _run(setting, state, record)
     if report_out is not None:
         write_whole(report_out, render(record_out))
     store.prune()
@@ -144,7 +145,9 @@ def _cluster_plane(store: Store, bodies: tuple[bytes, ...], state: Service) -> C
     from airworthy.rollout.signals.choose import choose
 
     assert isinstance(store, KServeStore)
-    setting = ClusterSetting(store, choose(store.service), bodies, reach())
+    family = "knative" if store.mode.name == "knative" else "airworthy"
+    signals = choose(model=state.model, namespace=store.cluster.namespace, family=family)
+    setting = ClusterSetting(store, signals, bodies, reach())
     return lambda sink: KServePlane(setting, state, sink)
 
 
@@ -199,10 +202,8 @@ def _begin(
     return store.update(change)
 
 
-def _run(setting: Setting, state: Service, facts: dict[str, Any], record_out: Path) -> RolloutOutcome:
+def _run(setting: Setting, state: Service, record: RecordWriter) -> RolloutOutcome:
     begun = time.time()
-    record = RecordWriter(record_out)
-    record.write("start", **facts)
     controller = Controller(setting, state, record)
     reason = "the rollout was interrupted"
     judgement: Judgement | None = None
@@ -217,7 +218,7 @@ def _run(setting: Setting, state: Service, facts: dict[str, Any], record_out: Pa
         record.close(
             {
                 "format": 1,
-                **facts,
+                **setting.facts,
                 "decision": judgement.outcome if judgement else "INCONCLUSIVE",
                 "reason": reason,
                 "process": judgement.process if judgement else "controller",
@@ -235,7 +236,7 @@ def _run(setting: Setting, state: Service, facts: dict[str, Any], record_out: Pa
     metrics |= {f"effect_{name}": value for name, value in (controller.effect_found or {}).items()}
     metrics |= {f"{arm}_{name}": n for arm, count in counts.items() for name, n in count.items()}
     metrics |= {f"evidence_{name}": value for name, value in judgement.evidence.items()}
-    return RolloutOutcome(judgement.outcome, judgement.reason, judgement, record_out, metrics)
+    return RolloutOutcome(judgement.outcome, judgement.reason, judgement, record.folder, metrics)
 
 
 async def _until_signal(controller: Controller) -> Judgement:
@@ -253,19 +254,23 @@ async def _until_signal(controller: Controller) -> Judgement:
         raise RolloutError("the rollout was interrupted; the stable model serves everyone") from None
 
 
-def _facts(setting: Setting, state: Service) -> dict[str, Any]:
+def _facts(
+    plan: Rollout, settings: Settings, state: Service, replayed: bool, fault: Fault | None
+) -> dict[str, Any]:
     assert state.canary is not None
+    assert state.rollout is not None
     return {
         "service": state.service,
         "model": state.model,
-        "rollout": setting.rollout_id,
+        "rollout": state.rollout.id,
         "version": state.canary.version,
         "bundle_digest": state.canary.digest,
         "stable_version": state.stable.version if state.stable else None,
         "stable_digest": state.stable.digest if state.stable else None,
         "compared": state.stable is not None,
         "judge": JUDGE,
-        "settings": dataclasses.asdict(setting.settings),
-        "plan": setting.plan.model_dump(mode="json"),
-        "traffic": "replayed rows of the test window" if isinstance(setting.store, ServiceStore) else "users",
+        "settings": dataclasses.asdict(settings),
+        "plan": plan.model_dump(mode="json"),
+        "traffic": "replayed rows of the test window" if replayed else "requests of users",
+        "fault": dataclasses.asdict(fault) if fault else None,
     }

@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from aiohttp import ClientSession, web
 from airworthy.errors import ConfigError
 from airworthy.serving.splitter import HOP_BY_HOP, MAX_BODY, PREDICTIONS
 
-Kind = Literal["errors", "slow", "nan", "garbage", "crash"]
+Kind = Literal["errors", "slow", "nan", "garbage", "crash", "hang", "huge", "break"]
 ENVIRONMENT = "AIRWORTHY_DEMO_FAULT"
 
 
@@ -26,7 +27,8 @@ class Fault:
     """What goes wrong with which share of predictions.
 
     `seconds` is the delay of `slow`; `after` lets that many predictions through unharmed; `crash` stops
-    listening.
+    listening; `hang` never answers; `huge` answers with more than anybody should read; `break` closes in the middle
+    of its answer.
     """
 
     kind: Kind
@@ -112,7 +114,7 @@ class ChaosProxy:
             kept = {k: v for k, v in reply.headers.items() if k.lower() not in HOP_BY_HOP}
             return web.Response(status=reply.status, body=await reply.read(), headers=kept)
 
-    async def _misbehave(self, request: web.Request) -> web.Response | None:
+    async def _misbehave(self, request: web.Request) -> web.StreamResponse | None:
         kind = self._fault.kind
         if kind == "slow":
             await asyncio.sleep(self._fault.seconds)
@@ -121,9 +123,33 @@ class ChaosProxy:
             return web.Response(text='{"predictions": [NaN]}', content_type="application/json")
         if kind == "garbage":
             return web.Response(text="<html>out of order</html>", content_type="text/html")
+        if kind == "hang":
+            await asyncio.Event().wait()
+        if kind == "huge":
+            return await _flood(request)
+        if kind == "break":
+            return _break_off(request)
         if kind == "crash":
             self._crash = self._crash or asyncio.create_task(self._close())
             if request.transport:
                 request.transport.abort()
             return web.Response(status=500)  # nobody is left to read it
         return web.json_response({"error": "injected failure"}, status=500)
+
+
+async def _flood(request: web.Request) -> web.StreamResponse:
+    """Twice what the splitter accepts, for as long as it is taken."""
+    answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await answer.prepare(request)
+    block = b" " * (1024 * 1024)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(2 * MAX_BODY // len(block)):
+            await answer.write(block)
+    return answer
+
+
+def _break_off(request: web.Request) -> web.Response:
+    if request.transport:
+        request.transport.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"predictions": [0.')
+        request.transport.close()
+    return web.Response()  # nobody is left to read it

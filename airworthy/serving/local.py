@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from airworthy.errors import ServingError
+from airworthy.model_spec import PredictionLog
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,33 @@ class ServerOptions:
     port: int = 0
     ignored: tuple[str, ...] = ()
     """Inputs to accept and not read: those of the other arm, when two versions read different features."""
+    predictions: Path | None = None
+    """Folder of the prediction log; None writes none."""
+    prediction_log: PredictionLog = field(default_factory=PredictionLog)
+    """What is written there."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same for the server's command line."""
+        return [
+            *("--bundle", str(self.bundle), "--model_name", self.name),
+            *("--model_version", self.version, "--http_port", str(self.port)),
+            *("--max_rows", str(self.max_rows), "--unseen_category", self.unseen_category),
+            *("--ignore", ",".join(self.ignored)),
+            *(("--expected_digest", self.digest) if self.digest else ()),
+            *self._logging,
+        ]
+
+    @property
+    def _logging(self) -> tuple[str, ...]:
+        wanted = self.prediction_log
+        if self.predictions is None or not wanted.enabled:
+            return ()
+        return (
+            *("--prediction_log", str(self.predictions)),
+            *("--log_drop", ",".join(wanted.drop), "--log_hash", ",".join(wanted.hash)),
+            *("--log_keep_days", str(wanted.keep_days), "--log_max_mib", str(wanted.max_mib)),
+        )
 
 
 class ServerProcess:
@@ -72,16 +100,8 @@ class ServerProcess:
         """Start the process; returns at once."""
         self._folder = tempfile.TemporaryDirectory(prefix="airworthy-server-")
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        options = self.options
-        command = [
-            *(sys.executable, "-m", self._module, "--follow_parent"),
-            *("--bundle", str(options.bundle), "--model_name", options.name),
-            *("--model_version", options.version, "--http_port", str(options.port)),
-            *("--max_rows", str(options.max_rows), "--unseen_category", options.unseen_category),
-            *("--ignore", ",".join(options.ignored)),
-            *("--announce", str(self._address_file)),
-            *(("--expected_digest", options.digest) if options.digest else ()),
-        ]
+        command = [sys.executable, "-m", self._module, "--follow_parent", *self.options.arguments]
+        command += ["--announce", str(self._address_file)]
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 command,

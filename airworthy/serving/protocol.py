@@ -10,13 +10,15 @@ V2: one tensor per feature, named like it, of shape `[n]` or `[n, 1]`.
 | category | string       | BYTES                  | null; also "" unless that is a category |
 | bool     | true/false   | BOOL                   | null |
 
-Every feature must be there in every row: a forgotten one is an error, an unknown value is said aloud.
+Every feature must be there in every row: a forgotten one is an error, an unknown value is said aloud. Bodies are
+strict JSON: no NaN or Infinity, no name twice in one object.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from airworthy.errors import DataError
 
@@ -42,12 +44,111 @@ DATATYPES = {
     "bool": ("BOOL",),
 }
 PREFERRED = {"number": "FP64", "integer": "FP64", "category": "BYTES", "bool": "BOOL"}
+_V2_FIELDS = frozenset({"id", "inputs"})
+_PLAIN_TYPES: dict[str, frozenset[type]] = {
+    "number": frozenset({int, float, type(None)}),
+    "integer": frozenset({int, type(None)}),
+    "category": frozenset({str, type(None)}),
+    "bool": frozenset({bool, type(None)}),
+}
 _WANTED = {
     "number": "a number or null",
     "integer": "a whole number or null",
     "category": "a string or null",
     "bool": "true, false or null",
 }
+
+
+class Tensor(NamedTuple):
+    """One input of a V2 request, as in its JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+
+
+class TensorRequest(NamedTuple):
+    """A V2 request, as far as it is read."""
+
+    id: str | None
+    inputs: list[Tensor]
+
+
+def read_json(body: bytes) -> Any:
+    """The document in a request's body.
+
+    Raises:
+        DataError: It is not JSON; the sentence says where, and what to do.
+    """
+    import orjson
+
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise DataError(not_json(error)) from None
+
+
+def not_json(error: json.JSONDecodeError) -> str:
+    """One sentence about a body that can't be parsed."""
+    there = error.doc[max(0, error.pos - 1) : error.pos + 9]
+    where = f"line {error.lineno} column {error.colno}"
+    for literal in ("NaN", "Infinity"):
+        if there.lstrip(" :[,-").startswith(literal):
+            return f"the body is not valid JSON: {literal} at {where}; send null where a value is unknown"
+    if "infinity" in error.msg:
+        return f"the body holds a number that is too large at {where}; send null where a value is unknown"
+    return f"the body is not valid JSON: {error.msg[0].lower()}{error.msg[1:]} at {where}"
+
+
+def refuse_repeated_names(body: bytes, names: int) -> None:
+    """Refuse a body that names something twice in one object: which of the values was meant?
+
+    Args:
+        body: JSON that was parsed already.
+        names: How many names its objects have. Every name is followed by a colon, so a body with no more colons
+            than that needs no second look.
+
+    Raises:
+        DataError: There is one.
+    """
+    if body.count(b":") > names:
+        json.loads(body, object_pairs_hook=_object_without_repeats)
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"the body names {repeated!r} twice in one object")
+    return found
+
+
+def plain_v2(document: Any) -> TensorRequest | None:
+    """A V2 request that asks for nothing but its inputs' scores; None for one with `parameters` or `outputs`,
+    and for what is no V2 request: those are KServe's to answer."""
+    if (
+        type(document) is not dict
+        or not document.keys() <= _V2_FIELDS
+        or type(document.get("inputs")) is not list
+    ):
+        return None
+    identity = document.get("id")
+    if identity is not None and type(identity) is not str:
+        return None
+    inputs = []
+    for given in document["inputs"]:
+        if type(given) is not dict or len(given) != 4:
+            return None
+        tensor = Tensor(given.get("name", 0), given.get("shape"), given.get("datatype", 0), given.get("data"))  # type: ignore[arg-type]
+        plain = type(tensor.name) is str and type(tensor.datatype) is str and type(tensor.data) is list
+        if not plain or type(tensor.shape) is not list or tensor.datatype == "FP16":
+            return None
+        if not all(type(length) is int for length in tensor.shape):
+            return None
+        inputs.append(tensor)
+    return TensorRequest(identity, inputs)
 
 
 def read_v1(
@@ -76,9 +177,9 @@ def read_v1(
     for feature in features:
         name = feature.name
         values = [row[name] for row in rows]
-        for position, value in enumerate(values):
-            if not _fits(value, feature.kind):
-                raise DataError(_wrong_type(f"instances[{position}].{name}", value, feature.kind))
+        odd = _first_odd(values, feature.kind)
+        if odd is not None:
+            raise DataError(_wrong_type(f"instances[{odd}].{name}", values[odd], feature.kind))
         columns[name] = values
     return columns
 
@@ -139,6 +240,13 @@ def _complain_about_names(given: Any, names: Sequence[str], where: str) -> None:
     raise DataError(f"{where}: {unknown[0]!r} is not a feature of this model")
 
 
+def _first_odd(values: Sequence[Any], kind: str) -> int | None:
+    """Position of the first value that a feature of this kind can't have."""
+    if set(map(type, values)) <= _PLAIN_TYPES[kind]:
+        return None
+    return next((position for position, value in enumerate(values) if not _fits(value, kind)), None)
+
+
 def _fits(value: Any, kind: str) -> bool:
     if value is None:
         return True
@@ -180,9 +288,9 @@ def _tensor_values(tensor: Any, feature: FeatureLike, count: int) -> Sequence[An
         raise DataError(f"input {tensor.name!r} has shape {list(tensor.shape)} but {len(values)} values")
     if feature.kind == "category" and "" not in feature.categories:
         values = [None if value == "" else value for value in values]
-    for position, value in enumerate(values):
-        if not _fits(value, feature.kind):
-            raise DataError(_wrong_type(f"input {tensor.name!r}[{position}]", value, feature.kind))
+    odd = _first_odd(values, feature.kind)
+    if odd is not None:
+        raise DataError(_wrong_type(f"input {tensor.name!r}[{odd}]", values[odd], feature.kind))
     return values
 
 

@@ -8,23 +8,23 @@ nothing: the old one goes on serving. A server that dies is started again.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from airworthy.errors import AirworthyError, ConfigError, RolloutError
 from airworthy.serving.local import SERVER_MODULE, ServerOptions, ServerProcess
-from airworthy.serving.observation import Observation
+from airworthy.serving.request_log import RequestLog
 from airworthy.serving.splitter import Splitter
 from airworthy.serving.state import Deployed, Service, ServiceStore, services
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+DRAIN_SECONDS = 15.0
+"""How long a replaced server may still answer what it was asked; longer than the splitter waits for an arm."""
 UNABLE = (AirworthyError, OSError)
 """Why a server may not start: its bundle, its model or the machine."""
 
@@ -92,27 +92,29 @@ async def stand(
     stop = stop or asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    (store.folder / "logs").mkdir(parents=True, exist_ok=True)
-    with (store.folder / "logs" / "requests.jsonl").open("a") as requests:
-        server = _server(store, state, state.stable, server_module)
-        splitter = Splitter(await _started(server), on_request=_logger(requests))
-        standing = _Standing(store, server_module, splitter, tell, state, state.stable, server)
-        tasks = []
-        try:
-            url = await splitter.start(port)
-            tell(
-                f"{model} version {state.stable.version} serves at {url} (V1 and V2; metrics at {url}/metrics)"
-            )
-            tasks = [asyncio.create_task(standing.follow()), asyncio.create_task(stop.wait())]
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await splitter.stop()
-            await _ended(standing.server)
+    server = _server(store, state, state.stable, server_module)
+    address = await _started(server)
+    requests = RequestLog(store.folder / "logs" / "requests.jsonl")
+    splitter = Splitter(address, request_log=requests)
+    standing = _Standing(store, server_module, splitter, tell, state, state.stable, server)
+    tasks = []
+    try:
+        url = await splitter.start(port)
+        tell(
+            f"{model} version {state.stable.version} serves at {url} (V1 and V2; metrics at {url}/metrics and "
+            f"{url}/splitter/metrics)"
+        )
+        tasks = [asyncio.create_task(standing.follow()), asyncio.create_task(stop.wait())]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await splitter.stop()
+        await _ended(standing.server)
+        await asyncio.to_thread(requests.close)
 
 
 @dataclass
@@ -186,7 +188,13 @@ class _Standing:
         self.splitter.replace_stable(await _started(new))
         old, self.server, self.current = self.server, new, deployed
         self.tell(f"{self.state.model} version {deployed.version} serves now")
-        await _ended(old)
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self.splitter.quiet(old.url)
+        except TimeoutError:
+            log.warning("the old server of %s is stopped before it has answered all", self.state.model)
+        finally:
+            await _ended(old)
 
 
 async def _started(server: ServerProcess) -> str:
@@ -204,22 +212,6 @@ async def _ended(server: ServerProcess) -> None:
     await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, server.stop))
 
 
-def _logger(file: IO[str]) -> Callable[[Observation], None]:
-    """Appends one line per request; the file's buffer keeps the disk out of the request's way."""
-
-    def write(seen: Observation) -> None:
-        line = {
-            "at": seen.at,
-            "arm": seen.arm,
-            "result": seen.result,
-            "seconds": seen.seconds,
-            "score": seen.score,
-        }
-        file.write(json.dumps(line, separators=(",", ":")) + "\n")
-
-    return write
-
-
 def _server(store: ServiceStore, service: Service, deployed: Deployed, module: str) -> ServerProcess:
     options = ServerOptions(
         bundle=store.path(deployed),
@@ -228,5 +220,7 @@ def _server(store: ServiceStore, service: Service, deployed: Deployed, module: s
         digest=deployed.digest,
         max_rows=service.serving.max_rows,
         unseen_category=service.serving.unseen_category,
+        predictions=store.folder.parents[1] / "predictions" / service.service,
+        prediction_log=service.serving.prediction_log,
     )
     return ServerProcess(options, store.folder / "logs" / "stable.log", module)

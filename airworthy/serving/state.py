@@ -180,7 +180,8 @@ class ServiceStore:
                     temporary.replace(kept)
                 os.utime(kept)
         except OSError as error:
-            raise RolloutError(f"{bundle} can't be copied to {kept}: {error}") from error
+            why = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # one per file: the first
+            raise RolloutError(f"{bundle} can't be copied to {kept}: {why}") from error
         verify_bundle(kept)
         return Deployed(version=version, digest=digest, bundle=f"models/{kept.name}")
 

@@ -55,3 +55,21 @@ def test_bars_are_proportional_and_show_the_limit() -> None:
     widths = [float(w) for w in re.findall(r'width="([\d.]+)" height="14"', svg)]
     assert widths[0] == 2 * widths[1] > widths[2] == 0
     assert 'class="dash"' in svg
+
+
+def test_marks_limits_regions_and_bands_are_drawn_inside_the_frame() -> None:
+    svg = lines(
+        "evidence",
+        {"a": [(0, 1), (10, 50)], "b": [(0, 1), (10, 2)]},
+        limits={"a": 40.0},
+        marks=[(2.0, "early <b>"), (9.0, "late")],
+        regions=[(0, 5, "verifying"), (5, 5.1, "a label too long"), (5.1, 10, "baking")],
+        band=([(0, 0.5), (10, 0.5)], [(0, 2.0), (10, 2.0)]),
+    )
+    assert "early &lt;b&gt;" in svg
+    assert 'text-anchor="end">late' in svg
+    assert "a label too long" not in svg
+    assert svg.count("stroke-dasharray:5 4") == 1
+    for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", svg):
+        assert 0 <= float(x) <= 460
+        assert 0 <= float(y) <= 270

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
+from airworthy.errors import RolloutError
 from airworthy.serving.observation import Arm, Observation, Pair
 from airworthy.serving.state import Deployed, Service
 
@@ -66,6 +67,10 @@ class Store(Protocol):
 
     def prune(self) -> None:
         """Delete what nothing refers to any more."""
+
+
+class CanaryLostError(RolloutError):
+    """The canary served and does not any more, while the stable model does: that is the canary's failure."""
 
 
 class Sink(Protocol):
@@ -122,6 +127,8 @@ class Plane(Protocol):
 
         Raises:
             ServingError: The stable model doesn't serve any more.
+            CanaryLostError: The canary doesn't.
+            RolloutError: Somebody else moves the traffic.
         """
 
     async def shadow(self, requests: int, until: Callable[[], bool]) -> None:

@@ -7,9 +7,12 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from airworthy.bundle import Scorer, read_bundle_info
 from airworthy.errors import DataError, GateError, ServingError
 from airworthy.serving import smoke_test
 from airworthy.serving.local import ServerOptions, ServerProcess
+from airworthy.serving.prediction_files import read_predictions
 from airworthy.serving.replay import sample_rows, v1_body, v1_path, v2_body, v2_path
 from tests.release_evidence import Evidence, make_evidence, spec
 
@@ -41,16 +45,21 @@ def server(judged: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.stop()
 
 
-def ask(server: ServerProcess, path: str, body: bytes | None = None) -> Answer:
+def ask(
+    server: ServerProcess | Address,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
     request = urllib.request.Request(
-        server.url + path, data=body, headers={"Content-Type": "application/json"}
+        server.url + path, data=body, headers={"Content-Type": "application/json", **(headers or {})}
     )
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             content = answer.read()
             kind = answer.headers.get("content-type", "")
-            headers = {k.lower(): v for k, v in answer.headers.items()}
-            return answer.status, json.loads(content) if "json" in kind else content.decode(), headers
+            told = {k.lower(): v for k, v in answer.headers.items()}
+            return answer.status, json.loads(content) if "json" in kind else content.decode(), told
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read()), dict(error.headers)
@@ -86,7 +95,7 @@ HUGE = json.dumps(
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        (v1_path("late"), b"{", "Unrecognized request format"),
+        (v1_path("late"), b"{", "not valid JSON"),
         (v1_path("late"), b'{"instances": [{"hour": 9}]}', "feature 'distance' is missing"),
         (v1_path("late"), json.dumps({"instances": [{**GOOD, "hour": "9"}]}).encode(), "instances[0].hour"),
         (v1_path("late"), json.dumps({"instances": [{**GOOD, "distance": 1e60}]}).encode(), "too large"),
@@ -123,9 +132,10 @@ def test_metrics_count_requests_statuses_and_unseen_categories(server: ServerPro
     assert ask(server, v1_path("late"), body)[0] == 200
     ask(server, v1_path("late"), b"{")
     text = ask(server, "/metrics")[1]
-    assert 'airworthy_unseen_categories_total{feature="carrier"} 1.0' in text
+    assert 'airworthy_unseen_categories_total{feature="carrier",model_version="7"} 1.0' in text
     assert 'airworthy_requests_total{model_version="7",status="400"}' in text
     assert 'airworthy_request_seconds_bucket{le="0.0001",model_version="7"}' in text
+    assert 'request_predict_seconds_count{model_name="late"}' in text  # KServe's own
 
 
 def test_it_listens_on_loopback_only_and_logs_no_requests(server: ServerProcess) -> None:
@@ -149,15 +159,65 @@ def test_its_log_tells_of_start_and_stop(judged: Evidence, tmp_path: Path) -> No
     assert "stopped serving late version 7" in ended
 
 
-def test_unseen_categories_can_be_refused(judged: Evidence, tmp_path: Path) -> None:
-    from airworthy.serving.server import make_model
+def test_a_server_that_is_stopped_drains_and_writes_its_log(judged: Evidence, tmp_path: Path) -> None:
+    """It says at once that it is to go, answers on, and loses no row of the prediction log."""
+    predictions, address = tmp_path / "predictions", tmp_path / "address.json"
+    command = [
+        *(sys.executable, "-m", "airworthy.serving.server", "--bundle", str(judged.bundle)),
+        *("--http_port", "0", "--model_version", "7", "--announce", str(address)),
+        *("--prediction_log", str(predictions), "--arm", "canary", "--drain_seconds", "1.5"),
+    ]
+    with (tmp_path / "log").open("wb") as output, subprocess.Popen(command, stderr=output) as process:
+        try:
+            wait_for(address.exists)
+            server = Address(json.loads(address.read_text())["url"])
+            ask(server, v1_path("late"), json.dumps({"instances": [GOOD, GOOD]}).encode())
+            ask(server, v2_path("late"), with_parameters("theirs"))
+            ask(server, v1_path("late"), b"{")
+            process.terminate()
+            wait_for(lambda: ask(server, "/v2/health/ready")[0] == 503)
+            status, answer, headers = ask(
+                server, v1_path("late"), json.dumps({"instances": [GOOD]}).encode(), {"X-Request-Id": "last"}
+            )
+            assert (status, headers["x-request-id"]) == (200, "last")
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+    window = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    rows = [row for batch in read_predictions(predictions, *window) for row in batch.to_pylist()]
+    assert [(row["status"], row["row"], row["arm"]) for row in rows] == [
+        (200, 0, "canary"),
+        (200, 1, "canary"),
+        (200, 0, "canary"),
+        (400, 0, "canary"),
+        (200, 0, "canary"),
+    ]
+    assert [row["request_id"] for row in rows[2:]] == ["theirs", rows[3]["request_id"], "last"]
+    assert rows[-1]["score"] == answer["predictions"][0]
+    assert {row["feature.carrier"] for row in rows} == {"AA", None}
+    assert "not ready any more" in (tmp_path / "log").read_text()
 
-    async def predict() -> Any:
-        model = make_model("late", Scorer.load(judged.bundle), max_rows=5, unseen_category="reject")
-        return await model.predict({"instances": [{**GOOD, "carrier": "ZZ"}]})
 
-    with pytest.raises(ValueError, match="'carrier' has a category that was not seen in training"):
-        asyncio.run(predict())
+@dataclass(frozen=True)
+class Address:
+    url: str
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def with_parameters(identity: str) -> bytes:
+    """A V2 request that goes KServe's way."""
+    tensors = [
+        {"name": "hour", "shape": [1], "datatype": "INT64", "data": [9]},
+        {"name": "distance", "shape": [1], "datatype": "FP64", "data": [800.0]},
+        {"name": "carrier", "shape": [1], "datatype": "BYTES", "data": ["AA"]},
+    ]
+    return json.dumps({"id": identity, "inputs": tensors, "parameters": {"a": "b"}}).encode()
 
 
 @pytest.mark.parametrize("how", ["changed", "another"])

@@ -124,6 +124,96 @@ def test_bad_answers_are_told_apart(handler: Handler, result: str) -> None:
     assert [o.result for o in asyncio.run(run())] == [result]
 
 
+def test_a_forced_arm_that_fails_is_not_covered_up() -> None:
+    async def run() -> tuple[int, list[Observation]]:
+        async with splitting(OK, NOBODY) as (splitter, seen):
+            async with Traffic(splitter.url + PATH, [b"{}"]) as traffic:
+                (answer,) = await traffic.send(1, headers={ARM_HEADER: "canary"})
+            return answer.status, seen
+
+    status, seen = asyncio.run(run())
+    assert status == 502
+    assert [(o.arm, o.result, o.forced) for o in seen] == [("canary", "connection", True)]
+
+
+def test_only_predictions_are_drawn_and_observed() -> None:
+    async def run() -> tuple[set[str], list[Observation]]:
+        async with splitting(OK, OTHER) as (splitter, seen), ClientSession() as session:
+            arms = set()
+            for share in (0.0, 0.9, 1.0):
+                splitter.set_share(share)
+                for _ in range(20):
+                    async with session.get(splitter.url + "/v2/health/ready") as answer:
+                        arms.add(f"{share}: {answer.headers[ARM_HEADER]}")
+            return arms, seen
+
+    arms, seen = asyncio.run(run())
+    assert arms == {"0.0: stable", "0.9: stable", "1.0: canary"}
+    assert not seen
+
+
+def test_an_observer_that_fails_costs_the_canary_its_traffic_and_no_user_anything() -> None:
+    async def run() -> tuple[list[int], Splitter]:
+        async with backend(OK) as stable, backend(OTHER) as canary:
+            seen: list[Observation] = []
+
+            def observe(one: Observation) -> None:
+                seen.append(one)
+                if len(seen) == 5:
+                    raise OSError("no space left on device")
+
+            splitter = Splitter(stable, canary, on_request=observe)
+            await splitter.start()
+            splitter.set_share(1.0)
+            async with Traffic(splitter.url + PATH, [b"{}"], concurrency=1) as traffic:
+                statuses = [a.status for a in await traffic.send(10)]
+            with pytest.raises(ServingError, match="what observes it failed: no space left"):
+                splitter.set_share(0.5)
+            await splitter.stop()
+            assert [o.arm for o in seen] == ["canary"] * 5 + ["stable"] * 5
+            return statuses, splitter
+
+    statuses, splitter = asyncio.run(run())
+    assert statuses == [200] * 10
+    assert isinstance(splitter.observer_error, OSError)
+    assert splitter.weights.share == 0.0
+
+
+def test_its_metrics_tell_what_goes_on() -> None:
+    async def run() -> str:
+        async with splitting(OK, answering("{}", 500)) as (splitter, _), ClientSession() as session:
+            for arm in ("stable", "canary", "canary"):
+                async with session.post(splitter.url + PATH, headers={ARM_HEADER: arm}):
+                    pass
+            splitter.set_share(0.25)
+            async with session.get(splitter.url + "/splitter/metrics") as answer:
+                assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+                return await answer.text()
+
+    lines = asyncio.run(run()).splitlines()
+    assert 'airworthy_splitter_requests_total{arm="stable",result="ok"} 1' in lines
+    assert 'airworthy_splitter_requests_total{arm="canary",result="error"} 2' in lines
+    assert "airworthy_splitter_weight 0.25" in lines
+    assert "airworthy_splitter_in_flight 0" in lines
+    assert "# TYPE airworthy_splitter_shadow_dropped_total counter" in lines
+
+
+def test_a_request_is_drawn_with_the_weight_at_its_last_byte() -> None:
+    async def run() -> list[Observation]:
+        async with splitting(OK, OTHER) as (splitter, seen):
+            splitter.set_share(1.0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(splitter.url.rsplit(":", 1)[1]))
+            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{".encode())
+            await asyncio.sleep(0.02)
+            splitter.set_share(0.0)  # withdrawn while the request is still on its way
+            writer.write(b"}")
+            await asyncio.wait_for(reader.readuntil(b"]}"), 5)
+            writer.close()
+            return seen
+
+    assert [(o.arm, o.share) for o in asyncio.run(run())] == [("stable", 0.0)]
+
+
 def test_weight_changes_and_replacement_under_load_fail_nobody() -> None:
     async def run() -> tuple[list[int], int]:
         async with splitting(OK, OTHER) as (splitter, _), backend(OK) as another:
@@ -173,6 +263,10 @@ def test_impossible_weights_and_ports_are_refused() -> None:
         with pytest.raises(ServingError, match="can't be used"):
             await Splitter(NOBODY).start(int(url.rsplit(":", 1)[1]))
         await splitter.stop()
+        with pytest.raises(ServingError, match="is no address of a model server"):
+            await Splitter("ftp://x").start()
+        with pytest.raises(ServingError, match="there is no canary"):
+            Splitter(NOBODY).set_shadow(0.5)
 
     asyncio.run(run())
 

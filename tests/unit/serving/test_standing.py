@@ -6,10 +6,13 @@ import asyncio
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from airworthy.errors import ConfigError
+from airworthy.model_spec import PredictionLog, Serving
 from airworthy.rollout import deploy
+from airworthy.serving.local import ServerOptions
 from airworthy.serving.replay import Traffic, v1_path
 from airworthy.serving.standing import service_of, stand
 from airworthy.serving.state import Deployed, Service, ServiceStore
@@ -199,3 +202,38 @@ def test_which_service_is_meant_is_never_guessed(judged: Evidence, tmp_path: Pat
 def _stable(state: Service | None, deployed: Deployed | None) -> Service:
     assert state is not None
     return state.model_copy(update={"stable": deployed})
+
+
+def test_predictions_are_written_down_as_the_spec_wants(judged: Evidence, tmp_path: Path) -> None:
+    deploy("late", model="late", bundle=judged.bundle, version="1", home=tmp_path)
+    wanted = Serving(prediction_log=PredictionLog(drop=("carrier",)))
+    ServiceStore(tmp_path, "late").update(lambda state: _serving(state, wanted))
+    said: asyncio.Queue[str] = asyncio.Queue()
+
+    async def run() -> int:
+        stop = asyncio.Event()
+        task = asyncio.create_task(stand("late", tmp_path, port=0, tell=said.put_nowait, stop=stop))
+        url = (await asyncio.wait_for(said.get(), 120)).split(" serves at ")[1].split()[0]
+        async with Traffic(url + v1_path("late"), [BODY]) as traffic:
+            answers = await traffic.send(3)
+        stop.set()
+        await task
+        return len([answer for answer in answers if answer.status == 200])
+
+    assert asyncio.run(run()) == 3
+    part, *_ = (tmp_path / "predictions" / "late").rglob("*.parquet")
+    columns = pq.read_table(part).column_names
+    assert "feature.hour" in columns
+    assert "feature.carrier" not in columns
+
+
+def test_predictions_are_not_written_down_if_the_spec_says_so(tmp_path: Path) -> None:
+    options = ServerOptions(
+        tmp_path, "late", predictions=tmp_path, prediction_log=PredictionLog(enabled=False)
+    )
+    assert "--prediction_log" not in options.arguments
+
+
+def _serving(state: Service | None, serving: Serving) -> Service:
+    assert state is not None
+    return state.model_copy(update={"serving": serving})

@@ -1,0 +1,373 @@
+"""A service's state on KServe, and the writes that make an InferenceService follow it.
+
+The state is a ConfigMap next to the InferenceService, `<service>-airworthy`, not an annotation of it: KServe copies
+annotations into pod templates and revisions (`serviceAnnotationDisallowedList` names the few exceptions), so each
+heartbeat would restart the model's pods or make a new revision.
+
+Two objects, each under the optimistic lock of its `resourceVersion`. What keeps them in order:
+
+1. The InferenceService is read *before* the state. The state is written first, then the InferenceService, and only as
+   the version that was read.
+2. Taking a canary back or promoting it always changes the InferenceService. So whoever decided on an older state has
+   an older version of it in hand, and its write is refused; it reads both again, in the same order, and stops if the
+   state is not its own any more.
+3. A process killed between the two writes leaves a state whose InferenceService is behind, never ahead of it. Anybody's
+   `settled` completes it, one step at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from airworthy.errors import RolloutError
+from airworthy.rollout.deployers.api import Cluster, Conflict, Object
+from airworthy.rollout.deployers.inference_service import (
+    Template,
+    canary_name,
+    created,
+    names_model,
+    stopped,
+    storage_address,
+)
+from airworthy.rollout.deployers.steps import Mode, Seen, Step, foreign
+from airworthy.serving.state import Deployed, Service
+
+log = logging.getLogger(__name__)
+
+STATE, BEFORE = "service.json", "predictor-before.json"
+TRIES = 20
+"""Conflicts in a row before giving up: somebody else writes all the time."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds.
+
+    Attributes:
+        period: Between two looks at what is being waited for.
+        settled: Until `settled` gives up.
+        patience: Until a faster way that needs KServe's help is given up for a slower one that does not.
+        ready: Until a canary counts as unable to get ready (above Kubernetes' own progress deadline, 600).
+        weights: Until requested weights count as never coming.
+        rest: From when weights are seen to when what they no longer use may be deleted: gateways follow late.
+        conflict: Pause after a conflict, with jitter.
+    """
+
+    period: float = 1.0
+    settled: float = 300.0
+    patience: float = 20.0
+    ready: float = 900.0
+    weights: float = 60.0
+    rest: float = 10.0
+    conflict: float = 0.1
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """Permission to take over an InferenceService that exists: its present model becomes the stable one."""
+
+    model: str
+    version: str = "adopted"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the ConfigMap holds."""
+
+    service: Service | None = None
+    before: Object = field(default_factory=dict)
+    """`model` and `minReplicas` of the predictor as they were before the canary."""
+    object: Object | None = None
+
+
+class KServeStore:
+    """A `Store` whose service is an InferenceService. Several processes may use it at once.
+
+    Args:
+        cluster: The namespace.
+        service: Name of the InferenceService.
+        mode: How its deployment mode expresses a canary.
+        storage_uri: Where a registry version's bundle is stored; needed by `keep` only.
+        template: What a new InferenceService looks like.
+        adoption: Take over an InferenceService that Airworthy did not make.
+        timing: See `Timing`.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        service: str,
+        mode: Mode,
+        *,
+        storage_uri: Callable[[str], str] | None = None,
+        template: Template | None = None,
+        adoption: Adoption | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self.service = service
+        self.cluster = cluster
+        self.mode = mode
+        self.timing = timing or Timing()
+        self._storage_uri = storage_uri
+        self._template = template or Template()
+        self._adoption = adoption
+        self._due: tuple[Object, float] | None = None
+
+    def read(self) -> Service | None:
+        """See `Store.read`."""
+        return self._record(self.cluster.inference_service(self.service)).service
+
+    def update(self, change: Callable[[Service | None], Service]) -> Service:
+        """See `Store.update`: the state is written, then the InferenceService as it was read before.
+
+        A change of the rollout's own fields (a renewed lease) writes no InferenceService.
+        """
+        written: Service | None = None
+        origin: Service | None = None
+        for _ in range(TRIES):
+            seen = self.cluster.inference_service(self.service)
+            record = self._record(seen)
+            before = record.service
+            if written is None or before != written:  # else it had been applied, and only the answer was lost
+                after = change(before)
+                if before is not None and after == before:
+                    return before
+                self._check(before, after, seen)
+                origin = before
+                written = after.model_copy(update={"revision": (before.revision if before else 0) + 1})
+                try:
+                    record = self._write(record, written, seen)
+                except Conflict:
+                    self._pause()
+                    continue
+            if _placement(origin) != _placement(written):
+                self._follow(origin, written, record, seen)
+            return written
+        raise RolloutError(f"the state of service {self.service} changes all the time; try again")
+
+    def keep(self, bundle: Path, version: str) -> Deployed:
+        """Verify the bundle and find its storage address; see `Store.keep`."""
+        from airworthy.bundle import verify_bundle
+
+        digest = verify_bundle(bundle)
+        if self._storage_uri is None:
+            raise RolloutError(f"version {version} can't be deployed: its storage address is not known here")
+        address = storage_address(self._storage_uri(version), version)
+        return Deployed(version=version, digest=digest, bundle=address)
+
+    def settled(self) -> None:
+        """See `Store.settled`."""
+        begun = time.monotonic()
+        while True:
+            waited = time.monotonic() - begun
+            step = self.advance(impatient=waited > self.timing.patience)
+            if step is None or step.arrived:
+                return
+            if step.patch is None:
+                if waited > self.timing.settled or step.failure:
+                    raise RolloutError(
+                        f"service {self.service}: waited {waited:.0f} s for {step.waits_for}"
+                        f"{f'; {step.failure}' if step.failure else ''}"
+                    )
+                time.sleep(self.timing.period)
+
+    def prune(self) -> None:
+        """Nothing: models lie in the registry's store."""
+
+    def advance(self, *, impatient: bool = False) -> Step | None:
+        """Do the next step towards the state, if there is something to do; None if there is no state.
+
+        Raises:
+            RolloutError: The InferenceService is gone, or somebody else changed what the rollout is about.
+        """
+        seen = self.cluster.inference_service(self.service)
+        record = self._record(seen)
+        state = record.service
+        if state is None or (seen is None and _placement(state) == _placement(None)):
+            return None
+        if seen is None:
+            raise RolloutError(
+                f"InferenceService {self.service} in namespace {self.cluster.namespace} is gone: somebody deleted it; "
+                "the next release makes it again"
+            )
+        step = self.mode.next(state, Seen(seen, self.cluster, record.before, impatient))
+        if not self._rested(step):
+            return Step(waits_for="gateways to follow the weights")
+        if step.patch is not None:
+            try:
+                self.cluster.patch_inference_service(seen, step.patch)
+                log.info("service %s: %s", self.service, json.dumps(step.patch))
+            except Conflict:
+                self._pause()
+        return step
+
+    def look(self) -> tuple[Service | None, Seen | None]:
+        """The state and what is seen of the InferenceService now."""
+        found = self.cluster.inference_service(self.service)
+        record = self._record(found)
+        return record.service, Seen(found, self.cluster, record.before) if found else None
+
+    def withdraw(self, rollout: str) -> None:
+        """Take the canary of a rollout out of the traffic at once; the state is for `update` to change.
+
+        Raises:
+            RolloutError: The API can't be reached, or refused.
+        """
+        for _ in range(TRIES):
+            state, seen = self.look()
+            if seen is None or state is None or state.stable is None or state.canary is None:
+                return
+            patch = self.mode.withdrawal(seen)
+            if patch is None or (state.rollout and state.rollout.id != rollout):
+                return
+            try:
+                self.cluster.patch_inference_service(seen.object, patch)
+                return
+            except Conflict:
+                self._pause()
+
+    def _follow(self, before: Service | None, after: Service, record: Record, seen: Object | None) -> None:
+        """The first step towards a state just written; stops when the state is not ours any more."""
+        for _ in range(TRIES):
+            try:
+                if seen is None:
+                    return self._create(before, after)
+                step = self.mode.next(after, Seen(seen, self.cluster, record.before))
+                if step.patch is not None and self._rested(step):
+                    self.cluster.patch_inference_service(seen, step.patch)
+                    log.info("service %s: %s", self.service, json.dumps(step.patch))
+                return None
+            except Conflict:
+                self._pause()
+            seen = self.cluster.inference_service(self.service)
+            record = self._record(seen)
+            if _placement(record.service) != _placement(after):
+                log.warning("service %s: somebody else decided otherwise meanwhile", self.service)
+                return None
+        raise RolloutError(f"InferenceService {self.service} changes all the time; try again")
+
+    def _rested(self, step: Step) -> bool:
+        """Whether a patch that deletes something has been due for long enough; others always have."""
+        if not step.rests or step.patch is None:
+            self._due = None
+            return True
+        if self._due is None or self._due[0] != step.patch:
+            self._due = (step.patch, time.monotonic())
+        return time.monotonic() - self._due[1] >= self.timing.rest
+
+    def _create(self, before: Service | None, after: Service) -> None:
+        """Make the InferenceService. Whoever deleted it may have meant it: only a model that is new makes it again."""
+        first = after.stable or after.canary
+        if first is None or (before and before.stable == after.stable and not _begins(before, after)):
+            return
+        body = created(self.service, self.cluster.namespace, self._template, self.mode.annotations, first)
+        self.cluster.create_inference_service(body)
+
+    def _check(self, before: Service | None, after: Service, seen: Object | None) -> None:
+        """Refuse a canary that could not be carried through; anything else must always be possible."""
+        if not 0 <= after.traffic_percent <= 100:
+            raise RolloutError(f"{after.traffic_percent} is no percent (0..100)")
+        if after.canary is None or not _begins(before, after):
+            return
+        if seen is None:
+            canary_name(after.canary, "", self.service)
+            return
+        looked = Seen(seen, self.cluster)
+        self.mode.refuse(looked)
+        canary_name(after.canary, looked.predictor.get("name", ""), self.service)
+        if stopped(seen):
+            return
+        known = (before.stable, before.canary) if before else ()
+        foreign(looked, after.stable, after.canary, *known)
+        if before is None and after.stable is None:
+            raise self._not_ours(seen)
+
+    def _record(self, seen: Object | None) -> Record:
+        """What the ConfigMap says; without one, what may be adopted.
+
+        Raises:
+            RolloutError: It can't be understood, or there is an InferenceService that isn't ours.
+        """
+        found = self.cluster.config_map(self._map_name)
+        if found is None:
+            return Record(self._adopted(seen) if seen else None)
+        data = found.get("data") or {}
+        try:
+            service = Service.model_validate_json(data[STATE])
+            return Record(service, json.loads(data.get(BEFORE) or "{}"), found)
+        except (KeyError, ValueError, ValidationError):
+            raise RolloutError(
+                f"ConfigMap {self._map_name} in namespace {self.cluster.namespace} can't be understood; restore or "
+                "delete it"
+            ) from None
+
+    def _adopted(self, seen: Object) -> Service:
+        if self._adoption is None:
+            raise self._not_ours(seen)
+        looked = Seen(seen, self.cluster)
+        self.mode.refuse(looked)
+        uri = str(looked.predictor["model"].get("storageUri") or "")
+        stable = Deployed(version=self._adoption.version, digest="", bundle=uri)
+        return Service(service=self.service, model=self._adoption.model, stable=stable)
+
+    def _not_ours(self, seen: Object) -> RolloutError:
+        model = ((seen.get("spec") or {}).get("predictor") or {}).get("model") or {}
+        return RolloutError(
+            f"InferenceService {self.service} in namespace {self.cluster.namespace} was not made by Airworthy (it "
+            f"serves {model.get('storageUri', 'no storageUri')}): set AIRWORTHY_ADOPT=true to take its model over as "
+            "the stable one, or give rollout.service another name"
+        )
+
+    def _with_before(self, record: Record, seen: Object | None) -> Record:
+        """Notes the predictor's model as it is, if it is the stable one: a rollback restores it word for word."""
+        if seen is None or record.service is None or record.service.stable is None:
+            return record
+        predictor = seen["spec"].get("predictor") or {}
+        if not names_model(predictor.get("model") or {}, record.service.stable):
+            return record
+        kept = {key: predictor[key] for key in ("model", "minReplicas") if key in predictor}
+        return Record(record.service, kept, record.object)
+
+    def _write(self, record: Record, after: Service, seen: Object | None) -> Record:
+        changed = Record(after, record.before, record.object)
+        if _begins(record.service, after):
+            changed = self._with_before(changed, seen)
+        meta: Object = {
+            "name": self._map_name,
+            "namespace": self.cluster.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "airworthy"},
+        }
+        if record.object is not None:
+            meta = record.object["metadata"]
+        if seen is not None:  # it goes when the InferenceService goes
+            owner = {"apiVersion": seen["apiVersion"], "kind": seen["kind"], "name": self.service}
+            meta = {**meta, "ownerReferences": [{**owner, "uid": seen["metadata"]["uid"]}]}
+        data = {STATE: after.model_dump_json(indent=2), BEFORE: json.dumps(changed.before)}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
+        self.cluster.write_config_map(body)
+        return changed
+
+    @property
+    def _map_name(self) -> str:
+        return f"{self.service}-airworthy"
+
+    def _pause(self) -> None:
+        time.sleep(self.timing.conflict * random.uniform(0.5, 1.5))  # noqa: S311 (so that two writers part)
+
+
+def _begins(before: Service | None, after: Service) -> bool:
+    """Whether a canary comes with this change."""
+    return after.canary is not None and (before is None or before.canary != after.canary)
+
+
+def _placement(state: Service | None) -> tuple[Deployed | None, Deployed | None, int]:
+    """What of a state concerns the InferenceService."""
+    return (state.stable, state.canary, state.traffic_percent) if state else (None, None, 0)

@@ -1,0 +1,103 @@
+"""HTTP/1.1 messages as the splitter passes them on, and their bytes.
+
+Bodies are held whole, whichever way they were framed, and sent on with `Content-Length`; headers that belong to one
+connection are not sent on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+
+ARM_HEADER = "X-Canary-Arm"
+HOP_BY_HOP = frozenset(
+    ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer")
+) | {"transfer-encoding", "upgrade"}
+"""Headers of one connection, and those that are written anew."""
+MAX_BODY = 64 * 1024 * 1024
+MAX_HEAD = 64 * 1024
+IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
+
+_BODILESS = (204, 304)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request of a client.
+
+    Attributes:
+        method: Upper case.
+        target: Path and query, as sent on.
+        lines: Pieces of the header lines that are sent on.
+        body: Whole.
+        arm: Value of `X-Canary-Arm`, if there is one.
+        key: Value of the sticky header, if there is one.
+        keep_alive: Whether the client wants to keep its connection.
+        old: Whether it speaks HTTP/1.0 (and is told about keep-alive).
+    """
+
+    method: bytes
+    target: bytes
+    lines: list[bytes]
+    body: bytes
+    arm: bytes | None
+    key: bytes | None
+    keep_alive: bool
+    old: bool
+
+    @property
+    def path(self) -> bytes:
+        return self.target.partition(b"?")[0]
+
+    def wire(self, host: bytes, prefix: bytes) -> bytes:
+        """The bytes to send to a model server.
+
+        Args:
+            host: Value of its Host header.
+            prefix: Path before the target, mostly empty.
+        """
+        head = (b"%b %b%b HTTP/1.1\r\nHost: %b\r\n" % (self.method, prefix, self.target, host), *self.lines)
+        if self.body or self.method not in (b"GET", b"HEAD"):
+            return b"".join((*head, b"Content-Length: %d\r\n\r\n" % len(self.body), self.body))
+        return b"".join((*head, b"\r\n"))
+
+
+@dataclass(slots=True)
+class Reply:
+    """One reply of a model server; `length` is its Content-Length header, which a HEAD reply keeps."""
+
+    status: int
+    reason: bytes
+    lines: list[bytes]
+    body: bytes
+    length: bytes | None = None
+
+    def wire(self, request: Request, arm: bytes, keep_alive: bool) -> bytes:
+        """The bytes to send to the client, with the arm that answered."""
+        head = [b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason), *self.lines]
+        if arm:
+            head.append(b"X-Canary-Arm: %b\r\n" % arm)
+        if not keep_alive:
+            head.append(b"Connection: close\r\n")
+        elif request.old:
+            head.append(b"Connection: keep-alive\r\n")
+        if request.method == b"HEAD":
+            if self.length is not None:
+                head.append(b"Content-Length: %b\r\n" % self.length)
+            head.append(b"\r\n")
+        elif self.status in _BODILESS:
+            head.append(b"\r\n")
+        else:
+            head += (b"Content-Length: %d\r\n\r\n" % len(self.body), self.body)
+        return b"".join(head)
+
+
+def own_reply(status: int, message: str) -> Reply:
+    """The splitter's own answer: one sentence as JSON."""
+    body = json.dumps({"error": message}).encode()
+    return Reply(status, HTTPStatus(status).phrase.encode(), [b"Content-Type: application/json\r\n"], body)
+
+
+REFUSING = Request(b"GET", b"/", [], b"", None, None, keep_alive=False, old=False)
+"""Stands for a request that was not understood, when it is answered."""

@@ -1,0 +1,1 @@
+"""Servers that the model server is measured beside: all of them around the same `encode` and `score`."""
