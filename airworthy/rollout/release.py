@@ -120,7 +120,7 @@ def roll_out(
         local = LocalSetting(spec, store, bodies, tuple(features), fault, server_module, cost)
         plane = functools.partial(_local_plane, local)
     else:
-        plane = functools.partial(_cluster_plane, store, bodies)
+        plane = _cluster_plane(store, spec, bodies)
     record = RecordWriter(record_out)  # first: without a record nothing may begin
     state = _begin(store, spec, bundle, version, stable, run, registered_champion)
     assert state.rollout is not None
@@ -138,17 +138,20 @@ def _local_plane(setting: LocalSetting, state: Service) -> Callable[[Sink], Plan
     return lambda sink: LocalPlane(setting, state, sink)
 
 
-def _cluster_plane(store: Store, bodies: tuple[bytes, ...], state: Service) -> Callable[[Sink], Plane]:
+def _cluster_plane(
+    store: Store, spec: ModelSpec, bodies: tuple[bytes, ...]
+) -> Callable[[Service], Callable[[Sink], Plane]]:
     from airworthy.rollout.deployers.choose import reach
     from airworthy.rollout.deployers.kserve import KServeStore
-    from airworthy.rollout.deployers.plane import ClusterSetting, KServePlane
+    from airworthy.rollout.deployers.plane import SETTLE_SECONDS, ClusterSetting, KServePlane
     from airworthy.rollout.signals.choose import choose
 
     assert isinstance(store, KServeStore)
     family = "knative" if store.mode.name == "knative" else "airworthy"
-    signals = choose(model=state.model, namespace=store.cluster.namespace, family=family)
-    setting = ClusterSetting(store, signals, bodies, reach())
-    return lambda sink: KServePlane(setting, state, sink)
+    signals = choose(model=spec.name, namespace=store.cluster.namespace, family=family)
+    settle = SETTLE_SECONDS if spec.rollout.settle_seconds is None else spec.rollout.settle_seconds
+    setting = ClusterSetting(store, signals, bodies, reach(), settle)
+    return lambda state: lambda sink: KServePlane(setting, state, sink)
 
 
 def _begin(
@@ -215,23 +218,27 @@ def _run(setting: Setting, state: Service, record: RecordWriter) -> RolloutOutco
         raise
     finally:
         counts = {arm: dataclasses.asdict(count) for arm, count in controller.judge.counts.items()}
-        record.close(
-            {
-                "format": 1,
-                **setting.facts,
-                "decision": judgement.outcome if judgement else "INCONCLUSIVE",
-                "reason": reason,
-                "process": judgement.process if judgement else "controller",
-                "index": judgement.index if judgement else None,
-                "evidence": controller.judge.evidence,
-                "warnings": controller.judge.warnings,
-                "counts": counts,
-                "harm": controller.harm,
-                "shielded": controller.shielded,
-                "effect": controller.effect_found,
-                "seconds": round(time.time() - begun, 3),
-            }
-        )
+        summary = {
+            "format": 1,
+            **setting.facts,
+            "decision": judgement.outcome if judgement else "INCONCLUSIVE",
+            "reason": reason,
+            "process": judgement.process if judgement else "controller",
+            "index": judgement.index if judgement else None,
+            "evidence": controller.judge.evidence,
+            "warnings": controller.judge.warnings,
+            "counts": counts,
+            "harm": controller.harm,
+            "shielded": controller.shielded,
+            "effect": controller.effect_found,
+            "seconds": round(time.time() - begun, 3),
+        }
+        try:
+            record.close(summary)
+        except RolloutError as error:
+            if judgement:
+                raise
+            log.warning("%s", error)  # what ended the rollout is the news
     metrics: dict[str, float] = {"seconds": round(time.time() - begun, 3), "harm": controller.harm}
     metrics |= {f"effect_{name}": value for name, value in (controller.effect_found or {}).items()}
     metrics |= {f"{arm}_{name}": n for arm, count in counts.items() for name, n in count.items()}

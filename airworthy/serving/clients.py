@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from airworthy.serving.readers import RequestReader
+from airworthy.serving.request_reader import RequestReader
 from airworthy.serving.wire import REFUSING, Reply, Request, own_reply
 
 KEEP_ALIVE_SECONDS = 75.0
@@ -102,7 +102,7 @@ class Client(asyncio.Protocol):
         )
 
     def answer(self, reply: Reply, arm: bytes = b"") -> None:
-        """Answer the request that was handled; `arm` answered it."""
+        """Answer the request that was handled; `arm` was drawn for it."""
         request, self._current = self._current, None
         assert request is not None
         if self._transport.is_closing():

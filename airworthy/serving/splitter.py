@@ -6,7 +6,7 @@ a generator seeded with the system's entropy: independence is needed, unpredicta
 (readiness, metadata, metrics) go to the stable server, or to the canary when it has all the traffic.
 
 - `X-Canary-Arm: stable|canary` asks for an arm (probes) and gets that arm's answer or failure; never evidence. Every
-  answer names the arm that gave it in the same header.
+  answer names the arm that was drawn in the same header, also where stable stood in for the canary.
 - A canary that can't be connected to, or that breaks off before its answer is whole, is answered by the stable arm
   and counted as the canary's failure: nobody has seen anything yet, as answers are passed on whole, and a prediction
   may be asked twice, as it changes nothing. A request that has cost the timeout is not asked again. A canary's 5xx or
@@ -229,7 +229,8 @@ class Splitter:
                     await self._shadow.drained()
         except TimeoutError:
             log.warning("%d requests were still in flight after %.0f s", self.in_flight, drain)
-        self._close()
+        finally:
+            self._close()
         await asyncio.sleep(0)  # connections learn of their end
 
     def _close(self) -> None:
@@ -308,7 +309,7 @@ class Splitter:
 
     def _answered(self, exchange: Exchange, call: Call, reply: Reply | None, failure: Failure | None) -> None:
         seconds = round(time.perf_counter() - exchange.begun, 6)
-        client, arm = exchange.client, exchange.asked
+        client = exchange.client
         if self._stopped:
             self.in_flight -= 1
             return
@@ -320,9 +321,9 @@ class Splitter:
                 exchange.asked = again
                 self._ask(exchange, fresh=exchange.repeated or not exchange.repeatable)
                 return
-            client.answer(failure_reply(failure, arm), _NAMES[arm])
+            client.answer(failure_reply(failure, exchange.asked), _NAMES[exchange.arm])
         elif reply is not None:
-            client.answer(reply, _NAMES[arm])
+            client.answer(reply, _NAMES[exchange.arm])
             if exchange.prediction:  # what it is worth is found out when it is on its way
                 result, score = result_of(reply.status, reply.body)
                 self._count(exchange, result, seconds, score, reply.status)

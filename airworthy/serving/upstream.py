@@ -15,7 +15,7 @@ from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from airworthy.errors import ServingError
-from airworthy.serving.readers import BrokenReplyError, ReplyReader
+from airworthy.serving.reply_reader import BrokenReplyError, ReplyReader
 from airworthy.serving.wire import Reply
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,34 @@ MAX_BODY = 64 * 1024 * 1024
 MAX_HEAD = 64 * 1024
 IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
 
+ARM = ARM_HEADER.lower().encode()
+NOT_SENT_ON = frozenset(name.encode() for name in HOP_BY_HOP) | {b"accept-encoding"}
+"""Compressed answers, which nobody needs on this machine, could not be read as evidence."""
 _BODILESS = (204, 304)
+
+
+class Body:
+    """A body in the making. Most come in one piece; of a million tiny ones, none is kept as an object."""
+
+    __slots__ = ("_first", "_more", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._first = b""
+        self._more: bytearray | None = None
+
+    def add(self, part: bytes) -> None:
+        self.size += len(part)
+        if not self._first:
+            self._first = part
+        elif self._more is None:
+            self._more = bytearray(self._first + part)
+        else:
+            self._more += part
+
+    @property
+    def whole(self) -> bytes:
+        return self._first if self._more is None else bytes(self._more)
 
 
 @dataclass(slots=True)
@@ -74,7 +101,7 @@ class Reply:
     length: bytes | None = None
 
     def wire(self, request: Request, arm: bytes, keep_alive: bool) -> bytes:
-        """The bytes to send to the client, with the arm that answered."""
+        """The bytes to send to the client, with the arm that was drawn."""
         head = [b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason), *self.lines]
         if arm:
             head.append(b"X-Canary-Arm: %b\r\n" % arm)

@@ -56,6 +56,8 @@ class Gateway:
         self.services: dict[str, str] = {}
         self.servers: dict[str, ModelServer] = {}
         self.endpoints: set[str] = set()
+        self.backends: dict[str, Backend] = {}
+        """Whatever was behind a workload last; its failures are told as its own."""
         self._draw = draw
         self._session: ClientSession | None = None
         self._runner: web.AppRunner | None = None
@@ -126,7 +128,7 @@ class Gateway:
                 status, body = 503, b"upstream connect error or disconnect/reset before headers"
         if request.method == "POST":
             seconds = time.monotonic() - begun
-            its = server.backend if server else None
+            its = self.backends.get(workload)
             service, uri = (its.service, its.uri) if its else ("", "")
             self._count(workload, its, status, seconds)
             score = _first_score(body) if status == 200 else None
@@ -171,6 +173,7 @@ class DataPlane:
     def up(self, backend: Backend) -> None:
         """Answer for this backend; replaces the server of the same workload, whose requests may finish."""
         self.gateway.endpoints.add(backend.workload)
+        self.gateway.backends[backend.workload] = backend
         present = self.gateway.servers.get(backend.workload)
         if present is not None and present.backend == backend:
             return

@@ -14,7 +14,8 @@ from airworthy.errors import AirworthyError, RolloutError
 from airworthy.rollout.deployers.api import Cluster, Object, Patience
 from airworthy.rollout.deployers.inference_service import Template, storage_address
 from airworthy.rollout.deployers.knative import Knative
-from airworthy.rollout.deployers.kserve import Adoption, KServeStore, Timing
+from airworthy.rollout.deployers.kserve import KServeStore, Timing
+from airworthy.rollout.deployers.records import Adoption
 from airworthy.rollout.deployers.standard import Standard
 from airworthy.rollout.deployers.steps import Mode
 from airworthy.serving.state import Deployed, Service, new_rollout, rolled_back

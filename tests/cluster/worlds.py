@@ -9,8 +9,8 @@ plane = world.plane(store, state, sink)  # evidence is what the gateway really d
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,9 @@ from airworthy.rollout.deployers.inference_service import Template
 from airworthy.rollout.deployers.kserve import KServeStore, Timing
 from airworthy.rollout.deployers.plane import ClusterSetting, KServePlane
 from airworthy.rollout.signals import NamedBy
-from airworthy.serving.observation import Arm, Observation, Pair
+from airworthy.serving.observation import Arm, Observation, Pair, Result
 from airworthy.serving.state import Deployed, Service, State, new_rollout
+from tests.cluster.data_plane import Passed
 from tests.cluster.double import Cluster
 
 STABLE, CANARY, NEXT = (Deployed(version=v, digest=v * 64, bundle=f"s3://models/{v}") for v in "123")
@@ -85,22 +86,29 @@ class Told:
 
 
 class GatewaySignals:
-    """Reports what the gateway of the double really did."""
+    """Reports what the gateway of the double really did, by the names that the cluster has for the arms."""
 
     named_by: NamedBy = "workload"
 
-    def __init__(self, cluster: Cluster, canary: Deployed) -> None:
-        self._cluster, self._canary, self._told = cluster, canary, 0
-        self.arms: dict[Arm, str] = {}
+    def __init__(self, cluster: Cluster) -> None:
+        self._log, self._told = cluster.gateway.log, 0
 
     async def poll(self, share: float, arms: dict[Arm, str]) -> list[Observation]:
-        self.arms = dict(arms)
-        found = self._cluster.observations(self._canary.bundle)
-        new, self._told = found[self._told :], len(found)
-        return [dataclasses.replace(one, share=share) for one in new]
+        names = {name: arm for arm, name in arms.items()}
+        begun, self._told = self._told, len(self._log)
+        new = self._log[begun : self._told]
+        return [
+            _seen(one, names[one.workload], share) for one in new if one.workload in names and not one.direct
+        ]
 
     async def skip(self) -> None:
-        self._told = len(self._cluster.observations(self._canary.bundle))
+        self._told = len(self._log)
+
+
+def _seen(one: Passed, arm: Arm, share: float) -> Observation:
+    valid = one.score is not None and math.isfinite(one.score)
+    result: Result = "ok" if valid else "error" if one.status >= 500 else "invalid"
+    return Observation(0, one.at, arm, share, result, one.seconds, one.score if valid else None)
 
 
 @dataclass
@@ -120,11 +128,11 @@ class ClusterWorld:
         return KServeStore(api, self.service, mode, template=template, timing=TIMING)
 
     def plane(
-        self, store: KServeStore, state: Service, sink: Any, *, settle_seconds: float = 0.05
+        self, store: KServeStore, state: Service, sink: Any, *, settle_seconds: float = 0.1
     ) -> KServePlane:
         """What answers while the rollout of `state.canary` goes on."""
         assert state.canary is not None
-        signals = GatewaySignals(self.cluster, state.canary)
+        signals = GatewaySignals(self.cluster)
         reach = through(self.cluster.gateway_url)
         setting = ClusterSetting(store, signals, BODIES, reach, settle_seconds, poll_seconds=0.02)
         self.planes.append(KServePlane(setting, state, sink))

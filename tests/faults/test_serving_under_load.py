@@ -32,6 +32,7 @@ class Server:
     finished."""
 
     url: str = ""
+    stopped: bool = False
     busy: set[asyncio.StreamWriter] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
@@ -45,6 +46,7 @@ class Server:
 
     def stop(self) -> None:
         assert self._server
+        self.stopped = True
         self._server.close()
         for writer in self._writers - self.busy:
             writer.close()
@@ -52,16 +54,17 @@ class Server:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            while True:
+            while not self.stopped:
                 await read_message(reader)
                 self.busy.add(writer)
                 await asyncio.sleep(0)
                 writer.write(reply())
                 self.busy.discard(writer)
         except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+            pass
         finally:
             self._writers.discard(writer)
+            writer.close()
 
 
 @dataclass

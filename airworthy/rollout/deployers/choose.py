@@ -23,7 +23,8 @@ from airworthy.rollout.deployers.api import Cluster
 from airworthy.rollout.deployers.asking import Reach, directly, through, within
 from airworthy.rollout.deployers.inference_service import MODE, Template, notes
 from airworthy.rollout.deployers.knative import Knative
-from airworthy.rollout.deployers.kserve import Adoption, KServeStore, Timing
+from airworthy.rollout.deployers.kserve import KServeStore, Timing
+from airworthy.rollout.deployers.records import Adoption
 from airworthy.rollout.deployers.standard import Standard
 from airworthy.rollout.deployers.steps import Mode
 from airworthy.serving.state import ServiceStore
@@ -134,13 +135,18 @@ def connect() -> Cluster:
         if in_pod():
             config.load_incluster_config()
         else:
-            config.load_kube_config()
+            config.load_kube_config(_kubeconfig())
     except config.ConfigException as error:
         raise ConfigError(
             f"no Kubernetes cluster is configured ({error}): run in a pod with a service account, set KUBECONFIG, or "
             "set AIRWORTHY_DEPLOYER=local"
         ) from None
     return Cluster(client.ApiClient(), namespace())
+
+
+def _kubeconfig() -> str | None:
+    """Read now: the client's own default is what the variable said when it was imported."""
+    return os.environ.get("KUBECONFIG") or None
 
 
 def in_pod() -> bool:
@@ -169,7 +175,7 @@ def _context_namespace() -> str:
     from kubernetes import config
 
     try:
-        _, active = config.list_kube_config_contexts()
+        _, active = config.list_kube_config_contexts(_kubeconfig())
     except config.ConfigException:
         return ""
     return str((active or {}).get("context", {}).get("namespace") or "")

@@ -22,10 +22,8 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from airworthy.errors import RolloutError
 from airworthy.rollout.deployers.api import Cluster, Conflict, Object
@@ -33,16 +31,15 @@ from airworthy.rollout.deployers.inference_service import (
     Template,
     canary_name,
     created,
-    names_model,
     stopped,
     storage_address,
 )
+from airworthy.rollout.deployers.records import Adoption, Record, Records, begins
 from airworthy.rollout.deployers.steps import Mode, Seen, Step, foreign
 from airworthy.serving.state import Deployed, Service
 
 log = logging.getLogger(__name__)
 
-STATE, BEFORE = "service.json", "predictor-before.json"
 TRIES = 20
 """Conflicts in a row before giving up: somebody else writes all the time."""
 
@@ -68,24 +65,6 @@ class Timing:
     weights: float = 60.0
     rest: float = 10.0
     conflict: float = 0.1
-
-
-@dataclass(frozen=True)
-class Adoption:
-    """Permission to take over an InferenceService that exists: its present model becomes the stable one."""
-
-    model: str
-    version: str = "adopted"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the ConfigMap holds."""
-
-    service: Service | None = None
-    before: Object = field(default_factory=dict)
-    """`model` and `minReplicas` of the predictor as they were before the canary."""
-    object: Object | None = None
 
 
 class KServeStore:
@@ -118,12 +97,12 @@ class KServeStore:
         self.timing = timing or Timing()
         self._storage_uri = storage_uri
         self._template = template or Template()
-        self._adoption = adoption
+        self._records = Records(cluster, service, mode, adoption)
         self._due: tuple[Object, float] | None = None
 
     def read(self) -> Service | None:
         """See `Store.read`."""
-        return self._record(self.cluster.inference_service(self.service)).service
+        return self._records.read(self.cluster.inference_service(self.service)).service
 
     def update(self, change: Callable[[Service | None], Service]) -> Service:
         """See `Store.update`: the state is written, then the InferenceService as it was read before.
@@ -134,7 +113,7 @@ class KServeStore:
         origin: Service | None = None
         for _ in range(TRIES):
             seen = self.cluster.inference_service(self.service)
-            record = self._record(seen)
+            record = self._records.read(seen)
             before = record.service
             if written is None or before != written:  # else it had been applied, and only the answer was lost
                 after = change(before)
@@ -144,7 +123,7 @@ class KServeStore:
                 origin = before
                 written = after.model_copy(update={"revision": (before.revision if before else 0) + 1})
                 try:
-                    record = self._write(record, written, seen)
+                    record = self._records.write(record, written, seen)
                 except Conflict:
                     self._pause()
                     continue
@@ -189,7 +168,7 @@ class KServeStore:
             RolloutError: The InferenceService is gone, or somebody else changed what the rollout is about.
         """
         seen = self.cluster.inference_service(self.service)
-        record = self._record(seen)
+        record = self._records.read(seen)
         state = record.service
         if state is None or (seen is None and _placement(state) == _placement(None)):
             return None
@@ -212,7 +191,7 @@ class KServeStore:
     def look(self) -> tuple[Service | None, Seen | None]:
         """The state and what is seen of the InferenceService now."""
         found = self.cluster.inference_service(self.service)
-        record = self._record(found)
+        record = self._records.read(found)
         return record.service, Seen(found, self.cluster, record.before) if found else None
 
     def withdraw(self, rollout: str) -> None:
@@ -248,7 +227,7 @@ class KServeStore:
             except Conflict:
                 self._pause()
             seen = self.cluster.inference_service(self.service)
-            record = self._record(seen)
+            record = self._records.read(seen)
             if _placement(record.service) != _placement(after):
                 log.warning("service %s: somebody else decided otherwise meanwhile", self.service)
                 return None
@@ -266,7 +245,7 @@ class KServeStore:
     def _create(self, before: Service | None, after: Service) -> None:
         """Make the InferenceService. Whoever deleted it may have meant it: only a model that is new makes it again."""
         first = after.stable or after.canary
-        if first is None or (before and before.stable == after.stable and not _begins(before, after)):
+        if first is None or (before and before.stable == after.stable and not begins(before, after)):
             return
         body = created(self.service, self.cluster.namespace, self._template, self.mode.annotations, first)
         self.cluster.create_inference_service(body)
@@ -275,7 +254,7 @@ class KServeStore:
         """Refuse a canary that could not be carried through; anything else must always be possible."""
         if not 0 <= after.traffic_percent <= 100:
             raise RolloutError(f"{after.traffic_percent} is no percent (0..100)")
-        if after.canary is None or not _begins(before, after):
+        if after.canary is None or not begins(before, after):
             return
         if seen is None:
             canary_name(after.canary, "", self.service)
@@ -288,84 +267,10 @@ class KServeStore:
         known = (before.stable, before.canary) if before else ()
         foreign(looked, after.stable, after.canary, *known)
         if before is None and after.stable is None:
-            raise self._not_ours(seen)
-
-    def _record(self, seen: Object | None) -> Record:
-        """What the ConfigMap says; without one, what may be adopted.
-
-        Raises:
-            RolloutError: It can't be understood, or there is an InferenceService that isn't ours.
-        """
-        found = self.cluster.config_map(self._map_name)
-        if found is None:
-            return Record(self._adopted(seen) if seen else None)
-        data = found.get("data") or {}
-        try:
-            service = Service.model_validate_json(data[STATE])
-            return Record(service, json.loads(data.get(BEFORE) or "{}"), found)
-        except (KeyError, ValueError, ValidationError):
-            raise RolloutError(
-                f"ConfigMap {self._map_name} in namespace {self.cluster.namespace} can't be understood; restore or "
-                "delete it"
-            ) from None
-
-    def _adopted(self, seen: Object) -> Service:
-        if self._adoption is None:
-            raise self._not_ours(seen)
-        looked = Seen(seen, self.cluster)
-        self.mode.refuse(looked)
-        uri = str(looked.predictor["model"].get("storageUri") or "")
-        stable = Deployed(version=self._adoption.version, digest="", bundle=uri)
-        return Service(service=self.service, model=self._adoption.model, stable=stable)
-
-    def _not_ours(self, seen: Object) -> RolloutError:
-        model = ((seen.get("spec") or {}).get("predictor") or {}).get("model") or {}
-        return RolloutError(
-            f"InferenceService {self.service} in namespace {self.cluster.namespace} was not made by Airworthy (it "
-            f"serves {model.get('storageUri', 'no storageUri')}): set AIRWORTHY_ADOPT=true to take its model over as "
-            "the stable one, or give rollout.service another name"
-        )
-
-    def _with_before(self, record: Record, seen: Object | None) -> Record:
-        """Notes the predictor's model as it is, if it is the stable one: a rollback restores it word for word."""
-        if seen is None or record.service is None or record.service.stable is None:
-            return record
-        predictor = seen["spec"].get("predictor") or {}
-        if not names_model(predictor.get("model") or {}, record.service.stable):
-            return record
-        kept = {key: predictor[key] for key in ("model", "minReplicas") if key in predictor}
-        return Record(record.service, kept, record.object)
-
-    def _write(self, record: Record, after: Service, seen: Object | None) -> Record:
-        changed = Record(after, record.before, record.object)
-        if _begins(record.service, after):
-            changed = self._with_before(changed, seen)
-        meta: Object = {
-            "name": self._map_name,
-            "namespace": self.cluster.namespace,
-            "labels": {"app.kubernetes.io/managed-by": "airworthy"},
-        }
-        if record.object is not None:
-            meta = record.object["metadata"]
-        if seen is not None:  # it goes when the InferenceService goes
-            owner = {"apiVersion": seen["apiVersion"], "kind": seen["kind"], "name": self.service}
-            meta = {**meta, "ownerReferences": [{**owner, "uid": seen["metadata"]["uid"]}]}
-        data = {STATE: after.model_dump_json(indent=2), BEFORE: json.dumps(changed.before)}
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
-        self.cluster.write_config_map(body)
-        return changed
-
-    @property
-    def _map_name(self) -> str:
-        return f"{self.service}-airworthy"
+            raise self._records.not_ours(seen)
 
     def _pause(self) -> None:
         time.sleep(self.timing.conflict * random.uniform(0.5, 1.5))  # noqa: S311 (so that two writers part)
-
-
-def _begins(before: Service | None, after: Service) -> bool:
-    """Whether a canary comes with this change."""
-    return after.canary is not None and (before is None or before.canary != after.canary)
 
 
 def _placement(state: Service | None) -> tuple[Deployed | None, Deployed | None, int]:

@@ -123,7 +123,7 @@ class KServePlane:
             )
         step = await self._until(self._timing.weights, lambda step: bool(step.failure))
         if not step.arrived:
-            raise RolloutError(self._not_shifted(percent, step))
+            raise RolloutError(await self._not_shifted(percent, step))
         changed, self._percent = self._percent != percent, percent
         if changed:
             self._settled_at = time.monotonic() + self.settle_seconds
@@ -183,10 +183,11 @@ class KServePlane:
             if step.patch is None:
                 await asyncio.sleep(self._timing.period)
 
-    def _not_shifted(self, percent: int, step: Step) -> str:
+    async def _not_shifted(self, percent: int, step: Step) -> str:
         asked = f"service {self._store.service}: {percent} % did not come about within {self._timing.weights:.0f} s"
         told = f"{asked}; waited for {step.failure or step.waits_for}"
-        if self._store.mode.name == "standard" and percent and not step.failure:
+        split = (await self._look())[2]
+        if self._store.mode.name == "standard" and percent and not split.percent and not step.failure:
             return f"{told}: this KServe does not split traffic (0.20.x, or enableGatewayApi=false)"
         return told
 

@@ -101,6 +101,7 @@ FAMILIES: dict[str, Family] = {
             "istio",
             histogram="istio_request_duration_milliseconds",
             arm_label="destination_workload",
+            arm_value="{arm}(-deployment)?",  # Knative's Deployments are called after their revisions
             status_label="response_code",
             unit=0.001,
             namespace_label="destination_workload_namespace",

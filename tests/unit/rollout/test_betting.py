@@ -121,7 +121,7 @@ def test_a_positive_shift_does_not_gain_on_a_canary_whose_values_are_smaller(
     assert sum(expected) / len(expected) <= 1 + 1e-9
 
 
-@given(st.lists(st.sampled_from(["good", "bad", "renew"]), max_size=40), st.floats(0, 0.9))
+@given(st.lists(st.sampled_from(["good", "bad", "renew"]), max_size=40), st.sampled_from([0.0, 0.05, 0.5]))
 def test_renewing_is_fair(history: list[str], reserve: float) -> None:
     """Stakes that double or vanish with probability 1/2: the expected wealth over all next steps is today's."""
 

@@ -1,4 +1,4 @@
-"""Making messages of bytes, for the splitter: requests of clients, replies of model servers.
+"""Making requests of a client's bytes, for the splitter.
 
 Parsing is llhttp's (through httptools), in its strict mode: ambiguous framing, which request smuggling lives of,
 is refused. Heads are bounded by `MAX_HEAD`, bodies by `MAX_BODY`.
@@ -10,11 +10,8 @@ from collections import deque
 
 import httptools
 
-from airworthy.serving.wire import ARM_HEADER, HOP_BY_HOP, MAX_BODY, MAX_HEAD, Reply, Request
+from airworthy.serving.wire import ARM, MAX_BODY, MAX_HEAD, NOT_SENT_ON, Body, Request
 
-_ARM = ARM_HEADER.lower().encode()
-_DROPPED = frozenset(name.encode() for name in HOP_BY_HOP) | {b"accept-encoding"}
-"""Not sent on; compressed answers, which nobody needs on this machine, could not be read as evidence."""
 _FRAMING = (b"content-length", b"expect", b"transfer-encoding")
 _PLAIN = (b"close", b"keep-alive")
 
@@ -25,34 +22,6 @@ class Refused(Exception):  # noqa: N818 (an answer, not a fault)
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-class BrokenReplyError(Exception):
-    """A model server's reply that is not HTTP, or too large."""
-
-
-class Body:
-    """A body in the making. Most come in one piece; of a million tiny ones, none is kept as an object."""
-
-    __slots__ = ("_first", "_more", "size")
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._first = b""
-        self._more: bytearray | None = None
-
-    def add(self, part: bytes) -> None:
-        self.size += len(part)
-        if not self._first:
-            self._first = part
-        elif self._more is None:
-            self._more = bytearray(self._first + part)
-        else:
-            self._more += part
-
-    @property
-    def whole(self) -> bytes:
-        return self._first if self._more is None else bytes(self._more)
 
 
 class RequestReader:
@@ -145,9 +114,9 @@ class RequestReader:
         lower = name.lower()
         if lower == self._sticky:
             self._key = value
-        if lower in _DROPPED:
+        if lower in NOT_SENT_ON:
             self._note(lower, value)
-        elif lower == _ARM:
+        elif lower == ARM:
             self._arm = value if self._arm is None else self._arm + b"," + value
         else:
             self._lines += (name, b": ", value, b"\r\n")
@@ -224,99 +193,3 @@ def _without(lines: list[bytes], options: bytes) -> list[bytes]:
         if lines[k].lower() not in named:
             kept += lines[k : k + 4]
     return kept
-
-
-class ReplyReader:
-    """Makes replies of one model server connection's bytes; `expect` before each request."""
-
-    def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self.keep_alive = False
-        self.expect(head_only=False)
-
-    def expect(self, *, head_only: bool) -> None:
-        """A request was sent; a reply to HEAD ends with its head."""
-        self._head_only = head_only
-        self._quiet = 0
-        self._reply: Reply | None = None
-        self._clear()
-
-    def _clear(self) -> None:
-        self._reason = b""
-        self._lines: list[bytes] = []
-        self._body = Body()
-        self._head = 0
-        self._length: bytes | None = None
-        self._framed = False
-        self._status = 0
-
-    def feed(self, data: bytes) -> Reply | None:
-        """The reply, once it is whole.
-
-        Raises:
-            BrokenReplyError: It is not HTTP, or too large.
-        """
-        self._quiet += len(data)  # callbacks that show progress set it back
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if self._reply is None:
-                raise BrokenReplyError(str(error)) from None
-            self.keep_alive = False  # something came behind the reply
-        if self._reply is None and self._quiet > MAX_HEAD:
-            raise BrokenReplyError("its head is too large")
-        return self._reply
-
-    def at_end(self) -> Reply | None:
-        """The reply, if the end of the connection is what makes it whole."""
-        if self._status >= 200 and not self._framed and self._reply is None:
-            self._finish()
-        return self._reply
-
-    def on_message_begin(self) -> None:
-        if self._reply is not None:
-            raise BrokenReplyError("a second reply")
-        self._clear()
-
-    def on_status(self, part: bytes) -> None:
-        self._reason += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head += len(name) + len(value)
-        if self._head > MAX_HEAD:
-            raise BrokenReplyError("its head is too large")
-        if self._status:
-            return  # a trailer
-        lower = name.lower()
-        if lower in _DROPPED:
-            if lower == b"content-length":
-                self._length, self._framed = value, True
-            elif lower == b"transfer-encoding":
-                self._framed = True
-        elif lower != _ARM:
-            self._lines += (name, b": ", value, b"\r\n")
-
-    def on_headers_complete(self) -> None:
-        self._quiet = 0
-        self._status = self._parser.get_status_code()
-        self.keep_alive = self._parser.should_keep_alive()
-        if self._head_only and self._status >= 200:
-            self._finish()
-            self.keep_alive = False  # llhttp would take what comes next for the body
-        elif self._length and int(self._length) > MAX_BODY:
-            raise BrokenReplyError("its body is too large")
-
-    def on_body(self, part: bytes) -> None:
-        self._quiet = 0
-        self._body.add(part)
-        if self._body.size > MAX_BODY:
-            raise BrokenReplyError("its body is too large")
-
-    def on_message_complete(self) -> None:
-        if self._status < 200:
-            self._clear()
-        elif self._reply is None:
-            self._finish()
-
-    def _finish(self) -> None:
-        self._reply = Reply(self._status, self._reason, self._lines, self._body.whole, self._length)
