@@ -11,7 +11,7 @@ export PATH := $(PATH):$(BOOTSTRAP)/bin
 ENGINE := $(AIRWORTHY_HOME)/envs/engine
 AIRWORTHY := $(ENGINE)/bin/python -m airworthy
 # Quick ones first, whole releases last.
-TESTS := $(addprefix tests/,unit components pipelines local faults gpu e2e)
+TESTS := $(addprefix tests/,unit components pipelines local cluster faults gpu e2e)
 # Environments are hash-checked against these files (see "Dependencies" in CONTRIBUTING.md).
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 GROUPS_LOCKED := data training training-gpu serving release

@@ -80,7 +80,9 @@ def release_outcome(result: RunResult) -> Outcome:
     if summary.get("fault"):
         reason += f" (with an injected fault: {summary['fault']['kind']})"
     if summary.get("process") == "plan":
-        return Outcome("observed", 0, "the rollout is over; nothing was to be promoted", (reason,), version, compared)
+        return Outcome(
+            "observed", 0, "the rollout is over; nothing was to be promoted", (reason,), version, compared
+        )
     if summary.get("decision") != "PASS":
         return Outcome("rolled back", 3, "the canary was rolled back", (reason,), version, compared)
     if task(result, "promote-model") is None:

@@ -304,9 +304,7 @@ class Controller:
         """The present state, if this controller's rollout still is what it is about."""
         rollout = current.rollout if current else None
         if current is None or rollout is None or rollout.id != self._setting.rollout_id:
-            raise TakenOverError(
-                f"the rollout of service {self._plan.service} was taken over by another one"
-            )
+            raise TakenOverError(f"the rollout of service {self._plan.service} was taken over by another one")
         if rollout.state in ("promoted", "rolled back"):
             raise TakenOverError(
                 f"the rollout of service {self._plan.service} was {rollout.state} meanwhile: {rollout.reason}"
@@ -336,7 +334,11 @@ class Controller:
 
         def change(current: Service | None) -> Service:
             rollout = current.rollout if current else None
-            if current and rollout and (rollout.id, rollout.state) == (self._setting.rollout_id, "rolled back"):
+            if (
+                current
+                and rollout
+                and (rollout.id, rollout.state) == (self._setting.rollout_id, "rolled back")
+            ):
                 return current
             return rolled_back(self._owned(current), reason)
 
@@ -357,5 +359,3 @@ class Controller:
 
 class TakenOverError(RolloutError):
     """The rollout was settled, or another one began: this controller has nothing to say any more."""
-
-

@@ -205,7 +205,9 @@ def test_a_bad_canary_is_taken_back(place: Place, tmp_path: Path, kind: Any) -> 
 def test_a_slow_canary_is_taken_back(place: Place, tmp_path: Path) -> None:
     place.misbehave(Fault("slow", share=1.0, seconds=0.15, after=45))
     # many are slow at a time, but a moment's stall is one event: it takes some moments
-    plan = PLAN.replace("increase: 9", "increase: 2").replace("requests_per_step: 120", "requests_per_step: 900")
+    plan = PLAN.replace("increase: 9", "increase: 2").replace(
+        "requests_per_step: 120", "requests_per_step: 900"
+    )
     judgement = place.roll_out(tmp_path / "record", plan)
     assert (judgement.outcome, judgement.process) == ("FAIL", "latency")
     place.assert_old_model_serves()

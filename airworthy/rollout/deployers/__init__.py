@@ -140,4 +140,3 @@ class Plane(Protocol):
 
     async def close(self) -> None:
         """Stop what `start` started. Safe to repeat."""
-

@@ -147,11 +147,12 @@ class LocalPlane:
         if cost is None or splitter is None or not 0.0 < splitter.weights.share < 1.0:
             return
         score = first_score(answer.body) if answer.status == 200 else None
-        if score is None or answer.arm not in ("stable", "canary"):
+        if score is None:
             return
-        value = cost.of(row, answer.arm, score)
+        arm: Arm = "canary" if answer.arm == "canary" else "stable"
+        value = cost.of(row, arm, score)
         if value is not None:
-            self._sink.outcome(value, answer.arm == "canary", splitter.weights.share)
+            self._sink.outcome(value, arm == "canary", splitter.weights.share)
 
     async def close(self) -> None:
         """See `Plane.close`."""

@@ -124,9 +124,7 @@ def _elsewhere(world: World, lease: float) -> None:
         other = new_rollout(600, "run-1").model_copy(
             update={"state": "shifting", "owner_host": "another-pod", "lease_until": lease}
         )
-        return current.model_copy(
-            update={"canary": current.stable, "traffic_percent": 50, "rollout": other}
-        )
+        return current.model_copy(update={"canary": current.stable, "traffic_percent": 50, "rollout": other})
 
     ServiceStore(world.home, "late").update(change)
 
