@@ -144,13 +144,14 @@ def _cluster_plane(
     from airworthy.rollout.deployers.choose import reach
     from airworthy.rollout.deployers.kserve import KServeStore
     from airworthy.rollout.deployers.plane import SETTLE_SECONDS, ClusterSetting, KServePlane
-    from airworthy.rollout.signals.choose import choose
+    from airworthy.rollout.signals.choose import choose, choose_outcomes
 
     assert isinstance(store, KServeStore)
     family = "knative" if store.mode.name == "knative" else "airworthy"
-    signals = choose(model=spec.name, namespace=store.cluster.namespace, family=family)
+    outcomes = choose_outcomes(spec.rollout.experiment)
+    signals = choose(model=spec.name, namespace=store.cluster.namespace, family=family, outcomes=outcomes)
     settle = SETTLE_SECONDS if spec.rollout.settle_seconds is None else spec.rollout.settle_seconds
-    setting = ClusterSetting(store, signals, bodies, reach(), settle)
+    setting = ClusterSetting(store, signals, bodies, reach(), settle, outcomes=outcomes)
     return lambda state: lambda sink: KServePlane(setting, state, sink)
 
 

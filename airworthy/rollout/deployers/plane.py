@@ -20,6 +20,7 @@ from airworthy.rollout.deployers.asking import Asker, Reach, directly
 from airworthy.rollout.deployers.kserve import KServeStore
 from airworthy.rollout.deployers.steps import Seen, Split, Step
 from airworthy.rollout.signals import Signals
+from airworthy.rollout.signals.outcomes import OutcomeFiles
 from airworthy.serving.observation import Arm, Observation
 from airworthy.serving.state import Service
 
@@ -43,6 +44,7 @@ class ClusterSetting:
         reach: How an arm's own address is asked.
         settle_seconds: How long after a change of weights requests may still follow the old ones.
         poll_seconds: Between two polls of the signals.
+        outcomes: Tells outcomes of an A/B test; the signals tell it of requests.
     """
 
     store: KServeStore
@@ -51,6 +53,7 @@ class ClusterSetting:
     reach: Reach = directly
     settle_seconds: float = SETTLE_SECONDS
     poll_seconds: float = 5.0
+    outcomes: OutcomeFiles | None = None
 
 
 class KServePlane:
@@ -80,6 +83,7 @@ class KServePlane:
         self._names: dict[Arm, str] = {}
         self._index = 0
         self._settled_at = 0.0
+        self._settled_since = 0.0
         self._polled_at = 0.0
         self._asker: Asker | None = None
 
@@ -126,9 +130,7 @@ class KServePlane:
             raise RolloutError(await self._not_shifted(percent, step))
         changed, self._percent = self._percent != percent, percent
         if changed:
-            self._settled_at = time.monotonic() + self.settle_seconds
-            await self._setting.signals.skip()
-            self._polled_at = time.monotonic()
+            await self._settle()
         await self._look()
         log.info("service %s: %d %% observed", self._store.service, percent)
 
@@ -155,6 +157,7 @@ class KServePlane:
                 await self._regain()
                 continue
             left -= self._report(seen, settling=begun < self._settled_at)
+            await self._tell_outcomes()
 
     async def shadow(self, requests: int, until: Callable[[], bool]) -> None:
         """Ask both models the same rows directly; see `Plane.shadow`. Requests of users are not touched."""
@@ -167,6 +170,8 @@ class KServePlane:
     async def close(self) -> None:
         """See `Plane.close`."""
         asker, self._asker = self._asker, None
+        if asker and self._setting.outcomes:
+            self._setting.outcomes.close()
         if asker:
             await asker.__aexit__()
 
@@ -232,8 +237,15 @@ class KServePlane:
             if time.monotonic() - begun > self._timing.weights:
                 raise await self._drift()
             await asyncio.sleep(self._timing.period)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Weights are what was asked for since now: what comes until gateways follow is no evidence."""
         self._settled_at = time.monotonic() + self.settle_seconds
+        self._settled_since = time.time() + self.settle_seconds
         await self._setting.signals.skip()
+        if self._setting.outcomes:
+            self._setting.outcomes.skip()
         self._polled_at = time.monotonic()
 
     def _still_ours(self, state: Service | None) -> None:
@@ -259,14 +271,20 @@ class KServePlane:
         )
 
     def _report(self, seen: list[Observation], *, settling: bool) -> int:
-        """Hand observations on; a poll that reaches back before the weights settled is no evidence."""
+        """Hand observations on; what is from before the weights settled is no evidence."""
         told = 0
         for one in seen:
-            self._sink.observe(dataclasses.replace(one, index=self._index, repeat=one.repeat or settling))
+            early = settling or one.at < self._settled_since
+            self._sink.observe(dataclasses.replace(one, index=self._index, repeat=one.repeat or early))
             self._index += 1
-            told += 0 if settling else one.count
+            told += 0 if early else one.count
         self._sink.polled()
         return told
+
+    async def _tell_outcomes(self) -> None:
+        outcomes = self._setting.outcomes
+        for one in await outcomes.poll(self._settled_since) if outcomes else ():
+            self._sink.outcome(one.value, one.canary, one.share)
 
     async def _pause(self, until: Callable[[], bool]) -> None:
         """Until the next poll is due."""

@@ -28,6 +28,7 @@ REMEMBERED = 3600.0
 CLOCKS_DIFFER = 60.0
 """Seconds that the clocks of file servers may be late."""
 COLUMNS = ("request_id", "row", "at", "model", "model_version", "digest", "status", "seconds", "score")
+OnRequest = Callable[[str, Observation], None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class PredictionLogSignals:
         lag: Seconds to wait for all servers to have written what they answered: more than they take to flush.
         patience: Seconds for which the folder may be unreadable, or the canary unheard of.
         clock: Seconds since the epoch.
+        on_request: Told of each request with its id when it is reported; its `index` is not set.
     """
 
     named_by: NamedBy = "version"
@@ -58,8 +60,10 @@ class PredictionLogSignals:
         lag: float = 15.0,
         patience: float = 120.0,
         clock: Callable[[], float] = time.time,
+        on_request: OnRequest | None = None,
     ) -> None:
         self._folder = folder
+        self._on_request = on_request
         self._model = model
         self._lag = lag
         self._clock = clock
@@ -68,7 +72,7 @@ class PredictionLogSignals:
         self._since: float | None = None
         self._read: set[Path] = set()
         self._known: dict[str, float] = {}
-        self._waiting: list[Observation] = []
+        self._waiting: list[tuple[str, Observation]] = []
         self._told_until = 0.0
         self._late = 0
         self._index = 0
@@ -100,11 +104,14 @@ class PredictionLogSignals:
         return self._due(following, now)
 
     def _due(self, following: _Following, now: float) -> list[Observation]:
-        due = [seen for seen in self._waiting if seen.at <= now - self._lag]
-        self._waiting = [seen for seen in self._waiting if seen.at > now - self._lag]
+        due = [one for one in self._waiting if one[1].at <= now - self._lag]
+        self._waiting = [one for one in self._waiting if one[1].at > now - self._lag]
+        if self._on_request:
+            for name, seen in due:
+                self._on_request(name, seen)
         found = [
             replace(seen, index=self._index + place)
-            for place, seen in enumerate(sorted(due, key=lambda seen: (seen.at, seen.arm)))
+            for place, (_, seen) in enumerate(sorted(due, key=lambda one: (one[1].at, one[1].arm)))
         ]
         self._index += len(found)
         self._told_until = max(self._told_until, now - self._lag)
@@ -121,8 +128,8 @@ class PredictionLogSignals:
         self._silence.check(now, following.share)
         return found
 
-    def _new(self, following: _Following) -> Iterator[Observation]:
-        """What the parts that have appeared since the last look say, in any order.
+    def _new(self, following: _Following) -> Iterator[tuple[str, Observation]]:
+        """What the parts that have appeared since the last look say, with request ids, in any order.
 
         Raises:
             _UnreadableError: A part or the folder can't be read now.
@@ -134,7 +141,7 @@ class PredictionLogSignals:
         for row in rows:
             seen = self._observation(row, following)
             if seen and self._known.setdefault(row["request_id"], seen.at) == seen.at:
-                yield seen
+                yield row["request_id"], seen
 
     def _parts(self, since: float) -> list[Path]:
         if not self._folder.is_dir():
