@@ -125,12 +125,14 @@ class PredictionLog:
             self._complain(error)
 
     def _flush(self) -> None:
-        """Write all that waits, at most `flush_rows` or so at a time, by hour."""
-        while self._queue:
+        """Write what waits now, at most `flush_rows` or so at a time, by hour; what comes meanwhile is next."""
+        left = len(self._queue)
+        while left:
             entries, rows = [], 0
-            while self._queue and rows < self._options.flush_rows:
+            while left and rows < self._options.flush_rows:
                 entries.append(self._queue.popleft())
                 rows += entries[-1].rows
+                left -= 1
             for hour, together in _by_hour(entries).items():
                 self._write(hour, together)
             self._taken_bytes += sum(entry.size for entry in entries)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,16 +21,18 @@ from airworthy.rollout import roll_out
 from airworthy.rollout.controller import Controller, Setting
 from airworthy.rollout.deployers.asking import through
 from airworthy.rollout.deployers.plane import ClusterSetting, KServePlane
-from airworthy.rollout.judge import JUDGE, Judgement
+from airworthy.rollout.judge import JUDGE
 from airworthy.rollout.record import RecordWriter
 from airworthy.rollout.replay import replay
 from airworthy.rollout.report import render
 from airworthy.rollout.settings import Settings
+from airworthy.rollout.signals import NamedBy
 from airworthy.rollout.signals.outcomes import OutcomeFiles
 from airworthy.rollout.signals.prediction_log import PredictionLogSignals
+from airworthy.serving.observation import Arm, Observation
 from airworthy.serving.prediction_files import write_part
 from tests.cluster.double import Cluster, DeploymentMode
-from tests.cluster.worlds import BODIES, CANARY, STABLE, ClusterWorld
+from tests.cluster.worlds import BODIES, CANARY, STABLE, ClusterWorld, Told
 from tests.release_evidence import Evidence
 from tests.unit.rollout.conftest import models, planned  # noqa: F401 (fixture)
 
@@ -127,12 +130,8 @@ def test_an_experiment_reports_the_effect_and_takes_the_canary_back(cluster: Clu
         plan, settings, store, state.rollout.id, lambda sink: KServePlane(there, state, sink), facts
     )
     controller = Controller(setting, state, record)
-
-    async def run() -> Judgement:
-        return await controller.run()
-
     with cluster.traffic("late", rate=400) as users, shop.open():
-        judgement = asyncio.run(run())
+        judgement = asyncio.run(controller.run())
     record.close({"decision": judgement.outcome, "effect": controller.effect_found})
     assert (judgement.outcome, judgement.process) == ("INCONCLUSIVE", "plan")
     cluster.wait(lambda: world.serving() == {STABLE.bundle: 100.0}, "stable serves everyone")
@@ -148,6 +147,41 @@ def test_an_experiment_reports_the_effect_and_takes_the_canary_back(cluster: Clu
     lines = [json.loads(line) for line in (tmp_path / "record" / "record.jsonl").read_text().splitlines()]
     assert {share for line in lines for _, _, share in line.get("outcomes", [])} == {0.5}
     assert "an effect is shown" in render(tmp_path / "record")
+
+
+class Lagging:
+    """Tells requests only some time after they came, as a log does."""
+
+    named_by: NamedBy = "version"
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    async def skip(self) -> None:
+        self.skipped = time.time()
+
+    async def poll(self, share: float, arms: dict[Arm, str]) -> list[Observation]:
+        now = time.time()
+        if now < self.skipped + 0.6:
+            return []
+        return [Observation(0, at, "canary", share, "ok", 0.001, 0.5) for at in (self.skipped + 0.1, now)]
+
+
+def test_what_a_log_tells_late_of_the_time_to_settle_is_no_evidence(cluster: Cluster) -> None:
+    world, signals, told = ClusterWorld(cluster), Lagging(), Told()
+    world.deploy()
+    store = world.store()
+    setting = ClusterSetting(store, signals, BODIES, through(cluster.gateway_url), 0.3, poll_seconds=0.05)
+
+    async def scenario() -> None:
+        world.planes.append(plane := KServePlane(setting, world.begin(store), told))
+        await plane.start()
+        world.move(store, "shifting", 50)
+        await plane.shift(50)
+        await plane.gather(1, lambda: False)
+
+    world.run(scenario())
+    assert [seen.repeat for seen in told.observations] == [True, False]
 
 
 @pytest.mark.parametrize("lacking", ["outcomes", "prediction log"])

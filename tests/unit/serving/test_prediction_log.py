@@ -135,6 +135,27 @@ def test_a_flush_needs_no_more_than_time(tmp_path: Path, info: BundleInfo) -> No
     log.close()
 
 
+def test_steady_traffic_is_written_in_few_parts_and_does_not_put_off_retention(
+    tmp_path: Path, info: BundleInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[int] = []
+    retained: list[int] = []
+    log: PredictionLog
+
+    def write(_: Path, __: datetime, ___: str, table: pa.Table) -> None:
+        parts.append(table.num_rows)
+        if len(parts) < 50:
+            offer(log, 0.5)  # traffic does not stop while a part is written
+
+    monkeypatch.setattr(module, "write_part", write)
+    monkeypatch.setattr(module, "retain", lambda *_: retained.append(len(parts)))
+    log = start(tmp_path, info, flush_seconds=0.05)
+    offer(log, 0.5)
+    until(lambda: bool(retained))
+    assert retained == [1]
+    log.close()
+
+
 def test_a_full_queue_drops_and_counts(
     tmp_path: Path, info: BundleInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
