@@ -187,6 +187,8 @@ class Rollout(Section):
     max_latency_increase: Annotated[float, Field(ge=0)] = 1.0
     """Tolerated relative excess over the stable 95th percentile latency before the evidence counts against
     the canary (1.0: twice as slow)."""
+    latency_slack_ms: Annotated[float, Field(ge=0)] = 2.0
+    """Milliseconds tolerated on top of that: a model that answers in 0.3 ms may take 0.7, nobody notices."""
     on_score_shift: Literal["warn", "fail"] = "warn"
     """What scores that are distributed differently from stable's do: a retrained model may well mean it."""
     max_flip_rate: Share | None = None

@@ -29,18 +29,19 @@ STABLE_WORKS = 0.2
 
 
 class Latency:
-    """Whether the canary's times are above (1 + tolerance) times stable's.
+    """Whether the canary's times are above (1 + tolerance) times stable's, plus some slack.
 
     Null: at the moment of a request its time on the canary is stochastically at most (1 + tolerance) times its time
-    on stable. Half of the wealth is a shift of all ranks, the rest bets on the tail alone.
+    on stable, plus `slack` seconds. Half of the wealth is a shift of all ranks, the rest bets on the tail alone.
 
     A canary that stalls makes all its requests in flight slow, but is one event: a canary event that began before the
     last one ended isn't counted (leaving canary events out only lowers the wealth), and the shift leaves out both
     arms' requests that began before the canary's last slow answer ended (which ones is known before their arms).
     """
 
-    def __init__(self, tolerance: float, window: int) -> None:
+    def __init__(self, tolerance: float, window: int, slack: float = 0.0) -> None:
         self.wealth = 1.0
+        self._slack = slack
         self._factor = 1.0 + tolerance
         self._window = window
         self._recent: deque[float] = deque()
@@ -62,7 +63,7 @@ class Latency:
         canary = seen.arm == "canary"
         slow = False
         if self._limits:
-            seconds = seen.seconds / self._factor if canary else seen.seconds
+            seconds = max(0.0, seen.seconds - self._slack) / self._factor if canary else seen.seconds
             slow = self._bet(seen, seconds, canary, span)
         if not canary:
             self._times.append((seen.seconds, seen.count))

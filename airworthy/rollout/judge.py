@@ -8,7 +8,7 @@ over the processes that can fail a canary:
 | process       | null hypothesis                                                                | parts |
 | ------------- | ------------------------------------------------------------------------------ | ----- |
 | errors        | a request fails on the canary at most (1 + max_error_increase) times as likely | 16 |
-| latency       | canary latency is at most (1 + max_latency_increase) x stable latency          | 3 |
+| latency       | canary latency is at most (1 + max_latency_increase) x stable latency + slack  | 3 |
 | limit         | alone at 100 %, the canary fails at most with max_error_rate                   | 1 |
 | shadow errors | as errors, in pairs; with a shadow phase                                       | 2 |
 | flips         | decisions differ at most with max_flip_rate; if that is set                    | 2 |
@@ -92,7 +92,7 @@ class Judge:
         self._thresholds = {name: settings.threshold(name) for name in ALPHA_SHARES}
         self._can_fail = frozenset(settings.shares)
         self._errors = ArmBet(tuple(RATIOS), tuple(RATIOS.values()), tolerance=tolerated, reserve=RESERVE)
-        self._latency = Latency(settings.max_latency_increase, settings.warm_up)
+        self._latency = Latency(settings.max_latency_increase, settings.warm_up, settings.latency_slack)
         self._scores = Scores(settings.warm_up)
         self._shadow = Shadow(tolerated, settings.decision_threshold, settings.max_flip_rate)
         self._below = RateBet(m, (0.0, m / 5, m / 2), (2.0, 2.0, 1.0), reserve=0.2)
@@ -242,8 +242,11 @@ class Judge:
             )
         if process == "latency":
             factor = 1.0 + self.settings.max_latency_increase
+            slack = (
+                f", plus {1e3 * self.settings.latency_slack:.3g} ms," if self.settings.latency_slack else ""
+            )
             return (
-                f"the canary is more than {factor:.3g} times as slow as the stable model: {canary.slow} of "
+                f"the canary is more than {factor:.3g} times as slow{slack} as the stable model: {canary.slow} of "
                 f"{canary.requests} requests above the limit, stable {stable.slow} of {stable.requests}"
             )
         if process == "shadow errors":

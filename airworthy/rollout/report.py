@@ -210,6 +210,7 @@ def _settings(start: dict[str, Any]) -> str:
         "max_error_rate": "Error rate limit",
         "max_error_increase": "Tolerated relative excess of errors",
         "max_latency_increase": "Tolerated relative excess of latency",
+        "latency_slack": "Tolerated seconds on top of it",
         "warm_up": "Stable answers before scores and latency are compared",
     }
     pairs: dict[str, object] = {

@@ -26,6 +26,7 @@ class Settings:
         alpha: Bound on the chance that a good canary is failed (0..1).
         max_error_rate: Absolute limit of the canary's failure rate (0..1).
         max_latency_increase: Tolerated relative excess over stable's latency (1.0: twice as slow).
+        latency_slack: Tolerated seconds on top of that.
         warm_up: Stable answers before latency and scores are compared.
         min_requests: Canary requests that PASS needs besides the certificate.
         on_score_shift: Whether differently distributed scores fail the canary.
@@ -45,6 +46,7 @@ class Settings:
     decision_threshold: float = 0.5
     max_error_increase: float = 0.0
     shadow: bool = False
+    latency_slack: float = 0.0
 
     @classmethod
     def of(cls, plan: Rollout, decision_threshold: float = 0.5) -> Settings:
@@ -53,6 +55,7 @@ class Settings:
             alpha=plan.alpha,
             max_error_rate=plan.max_error_rate,
             max_latency_increase=plan.max_latency_increase,
+            latency_slack=plan.latency_slack_ms / 1000,
             min_requests=plan.min_canary_requests,
             on_score_shift=plan.on_score_shift,
             max_flip_rate=plan.max_flip_rate,

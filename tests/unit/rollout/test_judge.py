@@ -83,6 +83,23 @@ def test_a_warning_is_given_once() -> None:
     assert len(judged(world.observations(1), STRICT).warnings) == 1
 
 
+def test_slack_forgives_what_nobody_notices_and_no_more() -> None:
+    def times(canary_ms: float) -> list[Observation]:
+        return [
+            Observation(k, float(k), arm, 0.0 if k < 200 else 0.5, "ok", ms / 1000, 0.3)
+            for k in range(1000)
+            for arm in [("canary" if k >= 200 and k % 2 else "stable")]
+            for ms in [canary_ms if arm == "canary" else 0.3]
+        ]
+
+    strict, slack = LENIENT, dataclasses.replace(LENIENT, latency_slack=0.002)
+    assert judged(times(1.5), strict).failure, "five times as slow"
+    assert judged(times(1.5), slack).failure is None
+    slower = judged(times(4.0), slack).failure
+    assert slower is not None
+    assert "plus 2 ms" in slower.reason
+
+
 def test_tolerated_latency_and_errors_are_not_held_against_it() -> None:
     slow = World(constant(0.5), errors(0.0), slower=1.5, requests=2500)
     assert failed_by(slow) == "latency"
@@ -399,10 +416,12 @@ def test_settings_come_from_the_plan() -> None:
     plan = Rollout(
         service="late", alpha=0.1, max_error_rate=0.02, max_latency_increase=0.5, max_error_increase=0.1,
         on_score_shift="fail", shadow_requests=100, max_flip_rate=0.01, min_canary_requests=500,
+        latency_slack_ms=5,
     )  # fmt: skip
     assert Settings.of(plan, 0.3) == Settings(
         alpha=0.1, max_error_rate=0.02, max_latency_increase=0.5, min_requests=500, on_score_shift="fail",
         max_flip_rate=0.01, decision_threshold=0.3, max_error_increase=0.1, shadow=True,
+        latency_slack=0.005,
     )  # fmt: skip
 
 
