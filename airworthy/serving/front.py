@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from airworthy.errors import DataError
 from airworthy.serving.call import CALL, Call
+from airworthy.serving.heads import Headers, told, unreadable
 from airworthy.serving.metrics import Instruments
 from airworthy.serving.predictor import Predictor, UnsoundScoreError
 from airworthy.serving.protocol import plain_v2, read_json, refuse_repeated_names
@@ -39,15 +40,9 @@ MAX_IDENTITY = 128
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 Answer = tuple[int, bytes]
 """Status and JSON."""
 Route = Callable[[Call, bytes], bytes]
-
-_ELSEWHERE = frozenset({b"inference-header-content-length", b"ce-specversion", b"content-encoding"})
-"""Headers of requests that are not plain JSON."""
-
-_JSON_TYPES = frozenset({b"application/json", b"application/x-www-form-urlencoded", b"text/json", b""})
 
 
 class _KServesToAnswer(Exception):  # noqa: N818 (no error)
@@ -129,14 +124,7 @@ class Front:
 
     async def _predict(self, route: Route | None, scope: Message, receive: Receive, send: Send) -> None:
         """One prediction request, from its first byte to its last; without a route it is KServe's."""
-        mark, length = None, 0
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                mark = value
-            elif name == b"content-length":
-                length = int(value)
-            elif name in _ELSEWHERE or (name == b"content-type" and not _is_json(value)):
-                route = None
+        mark, length, plain, json_length = told(scope["headers"])
         call = self._call(mark)
         answer: Answer | None
         try:
@@ -147,7 +135,11 @@ class Front:
             if body is None:
                 return  # the caller has gone
             call.size = len(body)
-            answer = await self._answer(route, call, body) if route else None
+            wrong = unreadable(body, json_length) if json_length is not None and route == self._v2 else ""
+            if wrong:
+                answer = 400, _error(wrong)
+            else:
+                answer = await self._answer(route, call, body) if route and plain else None
             if answer is None:
                 await self._delegate(call, scope, _replay(body, receive), send)
                 return
@@ -217,6 +209,7 @@ class Front:
         document = read_json(body)
         request = plain_v2(document)
         if request is None:
+            refuse_repeated_names(body, 0)
             raise _KServesToAnswer
         refuse_repeated_names(body, len(document) + 4 * len(request.inputs))
         call.identity = request.id or call.identity
@@ -293,11 +286,6 @@ def _error(text: str) -> bytes:
     import orjson
 
     return orjson.dumps({"error": text})
-
-
-def _is_json(content_type: bytes) -> bool:
-    """Whether to read the body as JSON: also where the sender's library has named a form's type by default."""
-    return content_type.partition(b";")[0].strip().lower() in _JSON_TYPES
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -47,6 +47,8 @@ def make_model(name: str, predictor: Predictor, version: str = "") -> Any:
             self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None
         ) -> Any:
             v2 = isinstance(payload, InferRequest)
+            if isinstance(payload, bytes):
+                raise InvalidInput("the body is not sent as JSON: use Content-Type: application/json")
             read = predictor.v2 if v2 else predictor.v1
             try:
                 prediction = await asyncio.to_thread(read, payload) if _is_large(payload) else read(payload)
@@ -172,6 +174,7 @@ def handle_errors(app: Any) -> None:
         (RequestValidationError, 400),
         (ModelNotFound, 404),
         (InferenceError, 500),
+        (NotImplementedError, 501),
     ):
         app.add_exception_handler(kind, handler(status))
 

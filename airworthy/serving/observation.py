@@ -7,7 +7,7 @@ from typing import Literal
 
 Arm = Literal["stable", "canary"]
 Result = Literal["ok", "rejected", "error", "timeout", "connection", "invalid"]
-"""`rejected`: 4xx. `error`: 5xx. `invalid`: 2xx whose prediction is missing, not finite or outside 0..1."""
+"""`rejected`: 4xx. `error`: 5xx. `invalid`: any other without one prediction per row, all within 0..1."""
 
 FAILED: frozenset[str] = frozenset({"error", "timeout", "connection", "invalid"})
 

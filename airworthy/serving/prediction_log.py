@@ -36,6 +36,8 @@ QUEUE_ROWS = 50_000
 QUEUE_BYTES = 64 * 1024 * 1024
 """Of request bodies whose rows wait."""
 RETAIN_SECONDS = 60.0
+RETAIN_PAUSE = 100.0
+"""Times what it takes to look through the log, which grows to a million parts: the pause before the next time."""
 
 
 class PredictionLog:
@@ -68,7 +70,7 @@ class PredictionLog:
         self._offered_bytes = self._taken_bytes = 0
         self._prefix, self._parts = part_prefix(), 0
         self._broken = False
-        self._retained = 0.0
+        self._retain_from = 0.0
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
@@ -137,7 +139,7 @@ class PredictionLog:
                 self._write(hour, together)
             self._taken_bytes += sum(entry.size for entry in entries)
             self._taken += rows
-        if time.monotonic() - self._retained > RETAIN_SECONDS:
+        if time.monotonic() >= self._retain_from:
             self._retain()
 
     def _write(self, hour: int, entries: list[Entry]) -> None:
@@ -164,11 +166,13 @@ class PredictionLog:
                 log.info("predictions are written again to %s", self._options.folder)
 
     def _retain(self) -> None:
-        self._retained = time.monotonic()
+        begun = time.monotonic()
         try:
             retain(self._options.folder, self._options.keep_days, self._options.max_bytes)
         except OSError as error:
             self._complain(error)
+        now = time.monotonic()
+        self._retain_from = now + max(RETAIN_SECONDS, RETAIN_PAUSE * (now - begun))
 
     def _complain(self, error: OSError) -> None:
         if not self._broken:

@@ -17,6 +17,7 @@ strict JSON: no NaN or Infinity, no name twice in one object.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -112,16 +113,19 @@ def refuse_repeated_names(body: bytes, names: int) -> None:
     Raises:
         DataError: There is one.
     """
-    if body.count(b":") > names:
+    if body.count(b":") <= names:
+        return
+    try:
         json.loads(body, object_pairs_hook=_object_without_repeats)
+    except RecursionError:
+        raise DataError("the body nests too deeply to be a prediction request") from None
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"the body names {repeated!r} twice in one object")
+        (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise DataError(f"the body names {_shown(repeated)} twice in one object")
     return found
 
 
@@ -163,7 +167,7 @@ def read_v1(
         raise DataError('the body must be a JSON object with a list "instances"')
     others = sorted(set(body) - {"instances"})
     if others:
-        raise DataError(f'the body has an unknown field {others[0]!r}; only "instances" is read')
+        raise DataError(f'the body has an unknown field {_shown(others[0])}; only "instances" is read')
     rows = body["instances"]
     check_rows(len(rows), max_rows)
     names = [feature.name for feature in features]
@@ -233,11 +237,11 @@ def _complain_about_names(given: Any, names: Sequence[str], where: str) -> None:
     missing = [name for name in names if name not in given]
     unknown = [str(name) for name in given if name not in names]
     if missing:
-        hint = f" ({unknown[0]!r} is not a feature of this model)" if unknown else ""
+        hint = f" ({_shown(unknown[0])} is not a feature of this model)" if unknown else ""
         raise DataError(
             f"{where}: feature {missing[0]!r} is missing; send null where its value is unknown{hint}"
         )
-    raise DataError(f"{where}: {unknown[0]!r} is not a feature of this model")
+    raise DataError(f"{where}: {_shown(unknown[0])} is not a feature of this model")
 
 
 def _first_odd(values: Sequence[Any], kind: str) -> int | None:
@@ -260,9 +264,13 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _wrong_type(where: str, value: Any, kind: str) -> str:
+    return f"{where} must be {_WANTED[kind]}, not {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    """The caller's value as it is repeated to them: in brief, however long it is."""
     shown = repr(value)
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    return f"{where} must be {_WANTED[kind]}, not {shown}"
+    return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
 def _length(tensor: Any) -> int:
@@ -282,8 +290,8 @@ def _tensor_values(tensor: Any, feature: FeatureLike, count: int) -> Sequence[An
     values = tensor.data
     if not isinstance(values, list):
         values = _from_binary(tensor)
-    if values and isinstance(values[0], list):
-        values = [value for row in values for value in row]
+    if len(tensor.shape) == 2 and values and all(type(row) is list and len(row) == 1 for row in values):
+        values = [value for (value,) in values]
     if len(values) != count:
         raise DataError(f"input {tensor.name!r} has shape {list(tensor.shape)} but {len(values)} values")
     if feature.kind == "category" and "" not in feature.categories:

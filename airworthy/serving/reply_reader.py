@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import httptools
 
-from airworthy.serving.wire import ARM, MAX_BODY, MAX_HEAD, NOT_SENT_ON, Body, Reply
+from airworthy.serving.wire import (
+    ARM,
+    MAX_BODY,
+    MAX_HEAD,
+    MAX_REPLY_HEAD,
+    MAX_REPLY_LINES,
+    NOT_SENT_ON,
+    Body,
+    Reply,
+)
 
 
 class BrokenReplyError(Exception):
@@ -32,7 +41,7 @@ class ReplyReader:
         self._body = Body()
         self._head = 0
         self._length: bytes | None = None
-        self._framed = False
+        self._framed = self._coded = False
         self._status = 0
 
     def feed(self, data: bytes) -> Reply | None:
@@ -68,7 +77,7 @@ class ReplyReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head += len(name) + len(value)
-        if self._head > MAX_HEAD:
+        if self._head > MAX_REPLY_HEAD or len(self._lines) > 4 * MAX_REPLY_LINES:
             raise BrokenReplyError("its head is too large")
         if self._status:
             return  # a trailer
@@ -79,11 +88,13 @@ class ReplyReader:
             elif lower == b"transfer-encoding":
                 self._framed = True
         elif lower != ARM:
+            self._coded |= lower == b"content-encoding" and value.lower() != b"identity"
             self._lines += (name, b": ", value, b"\r\n")
 
     def on_headers_complete(self) -> None:
-        self._quiet = 0
         self._status = self._parser.get_status_code()
+        if self._status >= 200:
+            self._quiet = 0  # interim replies are no progress: a server could send them for ever
         self.keep_alive = self._parser.should_keep_alive()
         if self._head_only and self._status >= 200:
             self._finish()
@@ -104,4 +115,5 @@ class ReplyReader:
             self._finish()
 
     def _finish(self) -> None:
-        self._reply = Reply(self._status, self._reason, self._lines, self._body.whole, self._length)
+        reason = self._reason if self._reason.decode("latin-1").isprintable() else b""
+        self._reply = Reply(self._status, reason, self._lines, self._body.whole, self._length, self._coded)

@@ -127,7 +127,7 @@ class RequestReader:
         if name == b"host":
             self._hosts += 1
         elif name == b"connection" and value.lower() not in _PLAIN:
-            self._options = value.lower()
+            self._options += b"," + value.lower()
         elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             raise Refused(501, "no transfer encoding but chunked is supported")
         elif name == b"content-length" and int(value) > MAX_BODY:

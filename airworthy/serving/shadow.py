@@ -20,6 +20,8 @@ from airworthy.serving.upstream import Call, Failure, Pool
 from airworthy.serving.wire import Reply, Request
 
 QUEUE = 100
+QUEUE_BYTES = 64 * 1024 * 1024
+"""Of the bodies of copies that wait."""
 WORKERS = 2
 
 
@@ -41,7 +43,7 @@ class Shadow:
     Attributes:
         share: Share of the requests that are copied, 0..1.
         sent: Copies that were asked.
-        dropped: Copies that found the queue full, or were left when it was closed.
+        dropped: Copies that found the queue full (of copies or of bytes), or were left when it was closed.
     """
 
     def __init__(self, on_pair: Callable[[Pair], None], timeout: float, seed: int | None) -> None:
@@ -52,6 +54,7 @@ class Shadow:
         self._timeout = timeout
         self._random = random.Random(seed)  # noqa: S311 (which requests are copied is no secret)
         self._queue: deque[_Copy] = deque()
+        self._bytes = 0
         self._active = 0
         self._pairs = 0
         self._empty = asyncio.Event()
@@ -68,9 +71,11 @@ class Shadow:
         """
         if self._closed or self._random.random() >= self.share:
             return
-        if len(self._queue) >= QUEUE:
+        size = len(request.body)
+        if len(self._queue) >= QUEUE or self._bytes + size > QUEUE_BYTES:
             self.dropped += 1
             return
+        self._bytes += size
         self._queue.append(_Copy(pool, request, stable))
         self._empty.clear()
         self._work()
@@ -78,6 +83,7 @@ class Shadow:
     def _work(self) -> None:
         while self._queue and self._active < WORKERS and not self._closed:
             copy = self._queue.popleft()
+            self._bytes -= len(copy.request.body)
             self._active += 1
             self.sent += 1
             done = functools.partial(self._answered, copy, time.perf_counter())
@@ -91,7 +97,7 @@ class Shadow:
         result: Result = "timeout" if failure == "timeout" else "connection"
         score = None
         if reply is not None:
-            result, score = result_of(reply.status, reply.body)
+            result, score = result_of(reply.status, reply.evidence, copy.request.body)
         if not self._closed:
             stable = copy.stable
             pair = Pair(

@@ -6,7 +6,9 @@ a generator seeded with the system's entropy: independence is needed, unpredicta
 (readiness, metadata, metrics) go to the stable server, or to the canary when it has all the traffic.
 
 - `X-Canary-Arm: stable|canary` asks for an arm (probes) and gets that arm's answer or failure; never evidence. Every
-  answer names the arm that was drawn in the same header, also where stable stood in for the canary.
+  answer names the arm that was drawn in the same header, also where stable stood in for the canary. Whoever can send
+  requests can ask for a canary that nobody has judged yet, at a share of 0 too: a proxy that lets strangers in should
+  take the header off.
 - A canary that can't be connected to, or that breaks off before its answer is whole, is answered by the stable arm
   and counted as the canary's failure: nobody has seen anything yet, as answers are passed on whole, and a prediction
   may be asked twice, as it changes nothing. A request that has cost the timeout is not asked again. A canary's 5xx or
@@ -325,7 +327,7 @@ class Splitter:
         elif reply is not None:
             client.answer(reply, _NAMES[exchange.arm])
             if exchange.prediction:  # what it is worth is found out when it is on its way
-                result, score = result_of(reply.status, reply.body)
+                result, score = result_of(reply.status, reply.evidence, exchange.request.body)
                 self._count(exchange, result, seconds, score, reply.status)
         self.in_flight -= 1
         client.advance()

@@ -8,6 +8,7 @@ or the new state. Bundles are copied next to it, by digest, because the run that
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -41,6 +42,9 @@ NEXT: dict[State, frozenset[State]] = {
 
 LEASE_SECONDS = 60.0
 """How long a controller on another machine may be silent before it counts as gone; it reports three times as often."""
+
+PROMOTION_SECONDS = 600.0
+"""How long a proven canary may wait for its promotion before another release may take the service."""
 
 SPARED_SECONDS = 3600.0
 """How long a bundle copy that nothing refers to is spared: a release may have copied it and refer to it soon."""
@@ -220,7 +224,7 @@ def new_rollout(deadline_seconds: float, run: str = "") -> Rollout:
     started = psutil.Process().create_time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     return Rollout(
-        id=f"{stamp}-{os.getpid()}",
+        id=f"{stamp}-{secrets.token_hex(3)}",  # in containers, all processes have the same number
         run=run,
         state="starting",
         owner_host=socket.gethostname(),

@@ -17,6 +17,9 @@ HOP_BY_HOP = frozenset(
 """Headers of one connection, and those that are written anew."""
 MAX_BODY = 64 * 1024 * 1024
 MAX_HEAD = 64 * 1024
+MAX_REPLY_HEAD = 8000
+MAX_REPLY_LINES = 64
+"""Many clients accept no more of a reply (8190 bytes a line, 100 lines), so one with more is no answer to them."""
 IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
 
 ARM = ARM_HEADER.lower().encode()
@@ -92,13 +95,28 @@ class Request:
 
 @dataclass(slots=True)
 class Reply:
-    """One reply of a model server; `length` is its Content-Length header, which a HEAD reply keeps."""
+    """One reply of a model server.
+
+    Attributes:
+        status: HTTP status.
+        reason: What it is called.
+        lines: Pieces of the header lines that are sent on.
+        body: Whole.
+        length: Its Content-Length header, which a HEAD reply keeps.
+        coded: Whether it says that its body is compressed, although nobody asked for that.
+    """
 
     status: int
     reason: bytes
     lines: list[bytes]
     body: bytes
     length: bytes | None = None
+    coded: bool = False
+
+    @property
+    def evidence(self) -> bytes:
+        """The body as its reader understands it; nothing where that can't be told."""
+        return b"" if self.coded else self.body
 
     def wire(self, request: Request, arm: bytes, keep_alive: bool) -> bytes:
         """The bytes to send to the client, with the arm that was drawn."""

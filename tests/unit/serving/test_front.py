@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import threading
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import pytest
@@ -108,7 +108,7 @@ class Ways:
 
 
 @pytest.fixture(scope="module")
-def ways(judged: Evidence) -> Iterator[Ways]:
+def ways(judged: Evidence) -> Ways:
     return Ways(judged)
 
 
@@ -247,6 +247,13 @@ def test_a_body_in_parts_or_of_a_forms_type_is_read_all_the_same(ways: Ways) -> 
         ),
         (V1, b'{"instances": [], "instances": []}', "names 'instances' twice"),
         (V2, v2(GOOD).replace(b'"name": "hour"', b'"name": "hour", "name": "hour"'), "names 'name' twice"),
+        (V2, b'{"parameters": {}, ' + v2(GOOD)[1:].replace(b"{", b'{"name": "x", ', 1), "names 'name' twice"),
+        (V1, b'{"instances": [{"hour": ' + b"[" * 990 + b"]" * 990 + b', "carrier": ":::"}]}', "too deeply"),
+        (
+            V2,
+            v2(GOOD, GOOD).replace(b"[812.5, 812.5]", b"[[812.5], 3]"),
+            "must be a number or null, not [812.5]",
+        ),
         (V2, v2(GOOD).replace(b"812.5", b"NaN"), "NaN at line 1 column"),
         (V2, v2(GOOD).replace(b"812.5", b"-Infinity"), "Infinity at line 1 column"),
     ],
@@ -255,6 +262,70 @@ def test_what_json_leaves_open_is_refused(ways: Ways, path: str, body: bytes, me
     answer = asyncio.run(ask(ways.front, path, body))
     assert answer.status == 400
     assert message in answer.json["error"]
+
+
+def test_finding_the_repeated_name_among_many_takes_no_time(ways: Ways) -> None:
+    many = b",".join(b'"%x": 1' % k for k in range(200_000))
+    begun = time.perf_counter()
+    answer = asyncio.run(ask(ways.front, V1, b'{"instances": [{' + many + b', "30d3f": 2}]}'))
+    assert "names '30d3f' twice" in answer.json["error"]
+    assert time.perf_counter() - begun < 10, "comparing all with all takes an hour"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "message"),
+    [
+        (V2, {"inference-header-content-length": "many"}, 400, "must be the number of bytes"),
+        (V2, {"inference-header-content-length": "-1"}, 400, "must be the number of bytes"),
+        (V2, {"inference-header-content-length": "9" * 5000}, 400, "must be the number of bytes"),
+        (V1, {"content-type": "text/plain"}, 400, "use Content-Type: application/json"),
+        ("/v2/models/late/versions/7/infer", {}, 501, "versioning not supported"),
+    ],
+)
+def test_odd_heads_are_refused_without_a_stack_trace(
+    ways: Ways,
+    path: str,
+    headers: dict[str, str],
+    status: int,
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer = asyncio.run(ask(ways.front, path, v1(GOOD) if path == V1 else v2(GOOD), headers))
+    assert answer.status == status
+    assert message in answer.json["error"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("change", "tensors"),
+    [
+        ({}, bytes(7)),
+        ({}, b""),
+        ({"shape": [2]}, bytes(8)),
+        ({"shape": [-1]}, bytes(8)),
+        ({"datatype": "BYTES"}, b"\xff" * 8),
+        ({"parameters": {"binary_data_size": "8"}}, bytes(8)),
+        ({"parameters": {"binary_data_size": 1.5}}, bytes(8)),
+    ],
+)
+def test_binary_tensors_that_cannot_be_read_are_the_senders_to_mend(
+    ways: Ways, change: dict[str, Any], tensors: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = json.loads(v2(GOOD))
+    hour = {
+        "name": "hour",
+        "shape": [1],
+        "datatype": "INT64",
+        "parameters": {"binary_data_size": 8},
+        **change,
+    }
+    document["inputs"][0] = hour
+    head = json.dumps(document).encode()
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    answer = asyncio.run(ask(ways.front, V2, head + tensors, headers))
+    assert answer.status == 400
+    assert "can't be read" in answer.json["error"]
+    assert not caplog.records
 
 
 def test_colons_in_values_are_no_names(ways: Ways) -> None:

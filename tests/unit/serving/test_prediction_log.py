@@ -156,6 +156,23 @@ def test_steady_traffic_is_written_in_few_parts_and_does_not_put_off_retention(
     log.close()
 
 
+def test_looking_through_a_large_log_takes_a_hundredth_of_the_time_at_most(
+    tmp_path: Path, info: BundleInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[float] = []
+
+    def slow(*_: object) -> None:
+        began.append(time.monotonic())
+        time.sleep(0.005)
+
+    monkeypatch.setattr(module, "RETAIN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "retain", slow)
+    log = start(tmp_path, info, flush_seconds=0.01)
+    until(lambda: len(began) == 2)
+    log.close()
+    assert began[1] - began[0] >= 0.5
+
+
 def test_a_full_queue_drops_and_counts(
     tmp_path: Path, info: BundleInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

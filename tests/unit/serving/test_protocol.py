@@ -99,6 +99,13 @@ def test_v2_tensors_become_columns_and_empty_text_is_unknown() -> None:
         (tensors(x=Tensor("hour", "INT64", [1, 2], [2])), "input 'hour' is there twice"),
         (tensors(hour=Tensor("hour", "BYTES", ["7", "8"], [2])), "input 'hour' has datatype BYTES; for this"),
         (tensors(wind=Tensor("wind", "FP32", [1.0], [2])), "has shape [2] but 1 values"),
+        (tensors(hour=Tensor("hour", "INT64", [[7], 8], [2])), "input 'hour'[0] must be a whole number"),
+        (tensors(hour=Tensor("hour", "INT64", [[7], [8, 9]], [2, 1])), "input 'hour'[0] must be a whole"),
+        (tensors(carrier=Tensor("carrier", "BYTES", [["AA"], "DL"], [2, 1])), "input 'carrier'[0] must be a"),
+        (
+            tensors(**{"x" * 99: Tensor("x" * 99, "FP32", [1], [1])}),
+            "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...",
+        ),
         (tensors(wind=Tensor("wind", "FP32", [1.0], [1])), "has 1 rows, but 'hour' has 2"),
         (tensors(wind=Tensor("wind", "FP32", [1.0] * 4, [2, 2])), "has shape [2, 2]; give it shape [rows]"),
         (tensors(hour=Tensor("hour", "FP64", [7.5, 8], [2])), "input 'hour'[0] must be a whole number"),

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from airworthy.serving import shadow
 from airworthy.serving.observation import Pair
 from airworthy.serving.shadow import QUEUE, WORKERS
 from tests.unit.serving.sockets import (
@@ -102,6 +103,19 @@ def test_a_share_of_requests_is_copied() -> None:
             return sent
 
     assert 75 <= asyncio.run(run()) <= 165
+
+
+def test_what_waits_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "QUEUE_BYTES", 2500)
+
+    async def run() -> tuple[int, int]:
+        async with splitting(saying(reply()), saying(reply(), wait=60)) as (splitter, _):
+            splitter.set_shadow(1.0)
+            for _ in range(WORKERS + 5):
+                await ask(splitter, post(b" " * 1000))
+            return splitter.shadow_sent, splitter.shadow_dropped
+
+    assert asyncio.run(run()) == (WORKERS, 3)
 
 
 def test_a_canary_that_cannot_keep_up_delays_nobody_and_is_dropped_and_counted() -> None:

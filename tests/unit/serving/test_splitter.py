@@ -110,6 +110,8 @@ def test_an_unreachable_canary_is_answered_by_stable_but_counted() -> None:
         (answering('{"predictions": [null]}'), "invalid"),
         (answering('{"predictions": [1.5]}'), "invalid"),
         (answering('{"predictions": []}'), "invalid"),
+        (answering('{"predictions": [0.5, 0.5]}'), "invalid"),
+        (answering('{"predictions": [0.5]}', 302), "invalid"),
         (answering('{"predictions": [0.5]}', wait=2.0), "timeout"),
     ],
 )
@@ -117,7 +119,7 @@ def test_bad_answers_are_told_apart(handler: Handler, result: str) -> None:
     async def run() -> list[Observation]:
         async with splitting(OK, handler, timeout=0.3) as (splitter, seen):
             splitter.set_share(1.0)
-            async with Traffic(splitter.url + PATH, [b"{}"]) as traffic:
+            async with Traffic(splitter.url + PATH, [b'{"instances": [{}]}']) as traffic:
                 await traffic.send(1)
             return seen
 
@@ -269,14 +271,6 @@ def test_impossible_weights_and_ports_are_refused() -> None:
             Splitter(NOBODY).set_shadow(0.5)
 
     asyncio.run(run())
-
-
-def test_first_score_reads_both_protocols() -> None:
-    assert first_score(b'{"predictions": [0.1, 0.9]}') == 0.1
-    assert first_score(b'{"outputs": [{"data": [0.2]}]}') == 0.2
-    assert first_score(b'{"predictions": [0.1, 7]}') is None
-    assert first_score(b'{"predictions": "0.1"}') is None
-    assert first_score(b"[]") is None
 
 
 @pytest.mark.parametrize("kind", ["errors", "nan", "garbage"])

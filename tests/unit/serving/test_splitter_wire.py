@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airworthy.serving.observation import Observation
 from airworthy.serving.request_reader import RequestReader
 from airworthy.serving.wire import MAX_BODY, Request
 from tests.unit.serving.sockets import (
@@ -311,10 +312,11 @@ def test_headers_of_a_connection_and_the_arm_are_not_sent_on() -> None:
     async def run() -> bytes:
         async with splitting(handle) as (splitter, _):
             asked = "X-Canary-Arm: stable\r\nTE: trailers\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nX-Id: 9\r\n"
+            asked += "Connection: X-Second\r\nX-Second: 1\r\n"
             return (await ask(splitter, post(headers=asked + "Accept-Encoding: gzip\r\n")))[0]
 
     answered = asyncio.run(run()).lower()
-    for gone in (b"x-canary-arm", b"\r\nte:", b"x-hop", b"accept-encoding", b"connection"):
+    for gone in (b"x-canary-arm", b"\r\nte:", b"x-hop", b"x-second", b"accept-encoding", b"connection"):
         assert gone not in heads[0].lower()
     assert b"x-id: 9" in heads[0].lower()
     assert b"x-model-version: 7" in answered
@@ -454,6 +456,8 @@ BREAKS = {
     "too large": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1),
     "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 2_000_000,
     "endless chunk size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;" + b"y" * 2_000_000,
+    "large head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 9_000 + b"\r\nContent-Length: 23\r\n\r\n" + OK,
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 99 + b"Content-Length: 23\r\n\r\n" + OK,
     "huge head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 300_000 + b"\r\n\r\n",
     "switching protocols": b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
 }
@@ -474,6 +478,19 @@ def test_a_canary_that_breaks_off_is_answered_by_stable_and_counted(how: str) ->
             assert (seen[-1].result, seen[-1].forced) == ("connection", True)
 
     asyncio.run(run())
+
+
+def test_a_server_that_is_always_about_to_answer_is_given_up() -> None:
+    async def run() -> list[Observation]:
+        async with splitting(saying(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000), timeout=60) as (
+            splitter,
+            seen,
+        ):
+            head, _ = await ask(splitter, post())
+            assert status(head) == 502
+            return seen
+
+    assert [o.result for o in asyncio.run(run())] == ["connection"]
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -529,6 +546,27 @@ def test_an_answer_that_ends_with_the_connection_is_whole() -> None:
     head, body = asyncio.run(run())
     assert body == OK
     assert b"X-A: 1" in head
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br, gzip", "none"])
+def test_a_compressed_answer_that_nobody_asked_for_is_passed_on_but_not_believed(coding: str) -> None:
+    async def run() -> list[str]:
+        coded = saying(reply(headers=f"Content-Encoding: {coding}\r\n"))
+        async with splitting(coded) as (splitter, seen):
+            head, body = await ask(splitter, post(headers="Accept-Encoding: gzip\r\n"))
+            assert (status(head), body) == (200, OK)
+            assert coding.encode() in head
+            return [o.result for o in seen]
+
+    assert asyncio.run(run()) == ["invalid"]
+
+
+def test_what_the_status_is_called_cannot_upset_clients() -> None:
+    async def run() -> bytes:
+        async with splitting(saying(reply(status="200 a\x01b"))) as (splitter, _):
+            return (await ask(splitter, post()))[0]
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 200 \r\n")
 
 
 def test_a_server_that_says_more_than_it_was_asked_is_not_believed() -> None:
