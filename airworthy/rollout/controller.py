@@ -27,15 +27,12 @@ from airworthy.rollout.effects import EffectInterval
 from airworthy.rollout.judge import Ending, Judge, Judgement, Settings, conclude
 from airworthy.rollout.record import RecordWriter
 from airworthy.serving.observation import Observation, Pair
-from airworthy.serving.state import LEASE_SECONDS, NEXT, Service, State, rolled_back
+from airworthy.serving.state import LEASE_SECONDS, NEXT, PROMOTION_SECONDS, Service, State, rolled_back
 
 log = logging.getLogger(__name__)
 
 MOST_TRAFFIC = 4
 """Evidence may cost this many times the planned requests before the rollout is called inconclusive."""
-
-PROMOTION_SECONDS = 600.0
-"""How long a proven canary may wait for its promotion before another release may take the service."""
 
 PORTION = 20
 """Requests to wait for at a time while more evidence or more time is needed."""
@@ -72,6 +69,8 @@ class Controller:
         """Failed answers that users got because of the canary."""
         self.shielded = 0
         """Canary failures that the stable model answered instead."""
+        self.judgement: Judgement | None = None
+        """The recorded one; None as long as the record has no end."""
         self._setting = setting
         self._plan = setting.plan
         self._record = record
@@ -109,7 +108,7 @@ class Controller:
             try:
                 judgement = self._conclude(ending, detail)
             finally:
-                await self._plane.close()
+                await self._close()
         return judgement
 
     def observe(self, seen: Observation) -> None:
@@ -145,12 +144,32 @@ class Controller:
         self.effect.observe(value, canary, share)
         self._record.outcome(value, canary, share)
 
+    async def _close(self) -> None:
+        """Stop everything. The rollout has ended by now: a signal changes nothing any more."""
+        closing = asyncio.create_task(self._plane.close())
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:
+                log.info("rollout of %s: stopping already", self._plan.service)
+
     def _conclude(self, ending: Ending, detail: str) -> Judgement:
         judgement = conclude(self.judge, ending, detail)
-        if judgement.outcome == "PASS":
-            self._to("proven", 100)
-        else:
+        if judgement.outcome != "PASS":
             self._roll_back(judgement.reason)
+            self._write_end(judgement, ending, detail)
+            return judgement
+        try:
+            self._to("proven", 100)
+            self._write_end(judgement, ending, detail)
+        except TakenOverError:
+            raise
+        except RolloutError as error:
+            self._roll_back(f"it was proven, but that can't be written down: {error}")
+            raise
+        return judgement
+
+    def _write_end(self, judgement: Judgement, ending: Ending, detail: str) -> None:
         self._record.write(
             "end",
             ending=ending,
@@ -161,7 +180,7 @@ class Controller:
             shielded=self.shielded,
             effect=self.effect_found,
         )
-        return judgement
+        self.judgement = judgement
 
     @property
     def effect_found(self) -> dict[str, float] | None:
@@ -236,15 +255,13 @@ class Controller:
     async def _hold_split(self) -> None:
         experiment = self._plan.experiment
         assert experiment is not None
-        if self._state.stable is None:
-            raise RolloutError("an A/B test needs a stable model to compare with: release one first")
         await self._shift("shifting", experiment.traffic_percent)
         await self._let_pass(experiment.requests, experiment.seconds)
 
     async def _gather(self) -> Ending:
         """More traffic until the evidence is in, within bounds (`hold`: until the deadline)."""
         planned = len(self._plan.steps) * self._plan.requests_per_step + self._plan.bake_requests
-        left = MOST_TRAFFIC * max(planned, 100)
+        left = MOST_TRAFFIC * max(planned, 100, self.judge.missing)
         while not self.judge.certified and not self.judge.failure:
             if left <= 0 and self._plan.on_inconclusive == "rollback":
                 return "exhausted"

@@ -13,24 +13,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airworthy.errors import ConfigError, GateError, RolloutError
+from airworthy.errors import ConfigError, RolloutError
 from airworthy.files import write_whole
 from airworthy.model_spec import ModelSpec, Rollout
+from airworthy.rollout.begin import Beginning
 from airworthy.rollout.controller import Controller, Setting
 from airworthy.rollout.deployers import Plane, Sink, Store
 from airworthy.rollout.deployers.choose import open_store
+from airworthy.rollout.deployers.kserve import Timing
 from airworthy.rollout.deployers.local import LocalPlane, LocalSetting
 from airworthy.rollout.experiment import decision_cost
 from airworthy.rollout.judge import JUDGE, Judgement, Outcome
 from airworthy.rollout.record import RecordWriter
 from airworthy.rollout.report import render
-from airworthy.rollout.rest import refuse_if_taken
 from airworthy.rollout.settings import Settings
 from airworthy.serving.chaos import Fault
 from airworthy.serving.local import SERVER_MODULE
 from airworthy.serving.observation import Arm
 from airworthy.serving.replay import sample_rows, v1_body
-from airworthy.serving.state import Service, ServiceStore, new_rollout
+from airworthy.serving.state import Service, ServiceStore
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,9 @@ def roll_out(
 
     require_passed(verdict, bundle)
     fault = fault or Fault.from_environment()
-    store = open_store(spec.rollout.service, home, model=spec.name, storage_uri=storage_uri)
+    # a canary that doesn't get ready is told as that, with the reason, before the deadline would end the waiting
+    timing = Timing(ready=min(Timing.ready, 0.9 * spec.rollout.deadline_seconds))
+    store = open_store(spec.rollout.service, home, model=spec.name, storage_uri=storage_uri, timing=timing)
     if fault and not isinstance(store, ServiceStore):
         raise ConfigError("faults can be injected only locally: nothing was deployed")
     canary_info = read_bundle_info(bundle)
@@ -122,7 +125,8 @@ def roll_out(
     else:
         plane = _cluster_plane(store, spec, bodies)
     record = RecordWriter(record_out)  # first: without a record nothing may begin
-    state = _begin(store, spec, bundle, version, stable, run, registered_champion)
+    champion = store.keep(*stable) if stable else None
+    state = Beginning(spec, store.keep(bundle, version), champion, run, registered_champion).take(store)
     assert state.rollout is not None
     settings = Settings.of(spec.rollout, canary_info.threshold)
     facts = _facts(spec.rollout, settings, state, isinstance(store, ServiceStore), fault)
@@ -147,6 +151,11 @@ def _cluster_plane(
     from airworthy.rollout.signals.choose import choose, choose_outcomes
 
     assert isinstance(store, KServeStore)
+    if spec.rollout.sticky_header:
+        raise ConfigError(
+            "rollout.sticky_header is for local rollouts: KServe's gateways draw the model of each request anew; "
+            "remove it to release to a cluster"
+        )
     family = "knative" if store.mode.name == "knative" else "airworthy"
     outcomes = choose_outcomes(spec.rollout.experiment)
     signals = choose(model=spec.name, namespace=store.cluster.namespace, family=family, outcomes=outcomes)
@@ -155,77 +164,25 @@ def _cluster_plane(
     return lambda state: lambda sink: KServePlane(setting, state, sink)
 
 
-def _begin(
-    store: Store,
-    spec: ModelSpec,
-    bundle: Path,
-    version: str,
-    stable: tuple[Path, str] | None,
-    run: str,
-    registered_champion: Callable[[], str | None] | None,
-) -> Service:
-    """Take the service for a new rollout: state `starting`, nothing has moved.
-
-    The registry is asked under the lock that `finish` needs too. So another release's promotion is seen either
-    here, or as its proven canary, which still holds the service; never neither.
-    """
-    canary = store.keep(bundle, version)
-    champion = store.keep(*stable) if stable else None
-    rollout = new_rollout(spec.rollout.deadline_seconds, run)
-
-    def change(current: Service | None) -> Service:
-        service = current or Service(service=store.service, model=spec.name)
-        if service.model != spec.name:
-            raise RolloutError(
-                f"service {store.service} serves model {service.model}; "
-                f"give {spec.name} a rollout.service of its own"
-            )
-        refuse_if_taken(service, canary, run)
-        if registered_champion and champion is None and service.stable:
-            raise ConfigError(
-                f"service {store.service} serves version {service.stable.version}, but the registry has no champion "
-                f"of {spec.name}: is this the registry that it was released with (MLFLOW_TRACKING_URI)?"
-            )
-        if registered_champion and registered_champion() != (champion.digest if champion else None):
-            raise GateError(
-                f"{spec.name} has another champion by now than the one that version {version} was compared "
-                "with: the verdict is stale, release again"
-            )
-        serving = champion or service.stable
-        return service.model_copy(
-            update={
-                "stable": serving,
-                "canary": canary,
-                "traffic_percent": 0,
-                "serving": spec.serving,
-                "rollout": rollout,
-            }
-        )
-
-    store.settled()  # what an earlier rollout left half undone comes first
-    return store.update(change)
-
-
 def _run(setting: Setting, state: Service, record: RecordWriter) -> RolloutOutcome:
     begun = time.time()
     controller = Controller(setting, state, record)
-    reason = "the rollout was interrupted"
-    judgement: Judgement | None = None
+    problem = ""
     try:
         judgement = asyncio.run(_until_signal(controller))
-        reason = judgement.reason
     except BaseException as error:
-        reason = str(error) or type(error).__name__
+        problem = str(error) or type(error).__name__
         raise
     finally:
+        told = controller.judgement
         counts = {arm: dataclasses.asdict(count) for arm, count in controller.judge.counts.items()}
         summary = {
             "format": 1,
             **setting.facts,
-            "decision": judgement.outcome if judgement else "INCONCLUSIVE",
-            "reason": reason,
-            "process": judgement.process if judgement else "controller",
-            "index": judgement.index if judgement else None,
+            "decision": told.outcome if told else "INCONCLUSIVE",
+            "reason": told.reason if told else problem,
+            "process": told.process if told else "controller",
+            "index": told.index if told else None,
             "evidence": controller.judge.evidence,
             "warnings": controller.judge.warnings,
             "counts": counts,
@@ -237,7 +194,7 @@ def _run(setting: Setting, state: Service, record: RecordWriter) -> RolloutOutco
         try:
             record.close(summary)
         except RolloutError as error:
-            if judgement:
+            if not problem:
                 raise
             log.warning("%s", error)  # what ended the rollout is the news
     metrics: dict[str, float] = {"seconds": round(time.time() - begun, 3), "harm": controller.harm}

@@ -164,6 +164,9 @@ def _harm(found: Replay, timeline: Timeline) -> str:
             f"{harm:,} failed requests of users came from the canary; {shielded:,} more failed there and were "
             "answered by stable."
         )
+    rejected = found.told.judge.counts["canary"].rejected
+    if rejected:
+        text += f" {rejected:,} were refused by the canary (4xx): their senders' fault, or its own."
     if timeline.forced:
         text += f" {timeline.forced:,} probes with a forced arm are no evidence and not counted."
     return paragraph(text)

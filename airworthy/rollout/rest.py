@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from airworthy.errors import RolloutError
+from airworthy.rollout.deployers import GoneError
 from airworthy.rollout.deployers.choose import open_store
-from airworthy.serving.state import Deployed, Rollout, Service, rolled_back, rolled_forward
+from airworthy.serving.state import PROMOTION_SECONDS, Deployed, Rollout, Service, rolled_back, rolled_forward
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,9 @@ def refuse_if_taken(service: Service, canary: Deployed, run: str = "") -> None:
 
     Args:
         service: Its present state.
-        canary: What is to be deployed; a proven rollout of the same bundle may be begun again.
-        run: The pipeline run that asks: what an earlier attempt of its step left is its own to begin again.
+        canary: What is to be deployed.
+        run: The pipeline run that asks: what an earlier attempt of its step left, or has proven of the same bundle,
+            is its own to begin again.
 
     Raises:
         RolloutError: The service is taken.
@@ -48,7 +50,8 @@ def refuse_if_taken(service: Service, canary: Deployed, run: str = "") -> None:
             f"service {service.service}: rollout {other.id} of version {service.canary.version} is "
             f"{other.state} ({where}); wait until it has ended"
         )
-    if other.state == "proven" and time.time() < other.deadline and service.canary.digest != canary.digest:
+    own = other.run == run and service.canary.digest == canary.digest
+    if other.state == "proven" and time.time() < other.deadline and not own:
         until = time.strftime("%H:%M:%S", time.gmtime(other.deadline))
         raise RolloutError(
             f"service {service.service}: version {service.canary.version} is proven and waits for its "
@@ -97,10 +100,10 @@ def finish(
 
     digest = verify_bundle(bundle)
 
-    def change(current: Service | None) -> Service:
-        if current and current.stable and current.stable.digest == digest and current.canary is None:
-            if promote:
-                promote()
+    def held(current: Service | None) -> Service:
+        """First of all, others have to leave the service alone: on a cluster nobody is locked out while the alias
+        moves, and who took the service then would part the two."""
+        if current and current.canary is None and current.stable and current.stable.digest == digest:
             return current
         rollout = current.rollout if current else None
         proven = rollout is not None and rollout.state == "proven"
@@ -109,11 +112,20 @@ def finish(
                 f"service {service}: version {version} is not proven by a rollout here, so it can't become "
                 "the stable model; roll it out first"
             )
+        assert rollout is not None
+        return current.model_copy(
+            update={"rollout": rollout.model_copy(update={"deadline": time.time() + PROMOTION_SECONDS})}
+        )
+
+    def change(current: Service | None) -> Service:
+        service = held(current)
         if promote:
             promote()
-        return rolled_forward(current, f"version {version} became champion")
+        done = service.canary is None
+        return service if done else rolled_forward(service, f"version {version} became champion")
 
     store = open_store(service, home)
+    store.update(held)
     store.update(change)
     store.settled()
     store.prune()
@@ -166,7 +178,11 @@ def settle(service: str, *, champion_digest: str | None, home: Path, run: str | 
     store = open_store(service, home)
     if store.read() is not None:
         store.update(change)
-        store.settled()
+        if result.action != "left to its owner":  # who moves its traffic, and may be taking it back just now
+            try:
+                store.settled()
+            except GoneError as error:  # so nobody is served by the canary
+                result = SettleResult(result.action, f"{result.sentence} {error}.")
         store.prune()
     return result
 

@@ -167,7 +167,10 @@ class Traffic:
         begun = time.perf_counter()
         try:
             async with self._session.post(
-                self._url, data=body, headers={"Content-Type": "application/json", **(headers or {})}
+                self._url,
+                data=body,
+                headers={"Content-Type": "application/json", **(headers or {})},
+                allow_redirects=False,  # a model that sends its callers elsewhere did not answer
             ) as answer:
                 content = await answer.read()
         except (ClientError, TimeoutError, ConnectionError) as error:

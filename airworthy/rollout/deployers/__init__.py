@@ -73,6 +73,10 @@ class CanaryLostError(RolloutError):
     """The canary served and does not any more, while the stable model does: that is the canary's failure."""
 
 
+class GoneError(RolloutError):
+    """What serves was deleted by somebody. Only a new model makes it again."""
+
+
 class Sink(Protocol):
     """Who wants to know what came of requests: the controller."""
 

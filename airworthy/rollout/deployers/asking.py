@@ -146,6 +146,7 @@ class Asker:
                 f"{base.rstrip('/')}{self._path}",
                 data=body,
                 headers={"Content-Type": "application/json", **headers},
+                allow_redirects=False,  # a model that sends its callers elsewhere did not answer
             ) as answer:
                 content = await answer.read()
         except TimeoutError:

@@ -8,9 +8,10 @@ Two objects, each under the optimistic lock of its `resourceVersion`. What keeps
 
 1. The InferenceService is read *before* the state. The state is written first, then the InferenceService, and only as
    the version that was read.
-2. Taking a canary back or promoting it always changes the InferenceService. So whoever decided on an older state has
-   an older version of it in hand, and its write is refused; it reads both again, in the same order, and stops if the
-   state is not its own any more.
+2. Taking a canary back or promoting it changes the InferenceService, if the canary is in it. So whoever decided on an
+   older state has an older version of it in hand, and its write is refused; it reads both again and stops if the
+   state is not its own any more. Whoever brings a canary in reads the state once more afterwards, and takes it out
+   again if nobody wants it any more.
 3. A process killed between the two writes leaves a state whose InferenceService is behind, never ahead of it. Anybody's
    `settled` completes it, one step at a time.
 """
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airworthy.errors import RolloutError
+from airworthy.rollout.deployers import GoneError
 from airworthy.rollout.deployers.api import Cluster, Conflict, Object
 from airworthy.rollout.deployers.inference_service import (
     Template,
@@ -173,7 +175,7 @@ class KServeStore:
         if state is None or (seen is None and _placement(state) == _placement(None)):
             return None
         if seen is None:
-            raise RolloutError(
+            raise GoneError(
                 f"InferenceService {self.service} in namespace {self.cluster.namespace} is gone: somebody deleted it; "
                 "the next release makes it again"
             )
@@ -182,8 +184,7 @@ class KServeStore:
             return Step(waits_for="gateways to follow the weights")
         if step.patch is not None:
             try:
-                self.cluster.patch_inference_service(seen, step.patch)
-                log.info("service %s: %s", self.service, json.dumps(step.patch))
+                self._patch(seen, step.patch, state)
             except Conflict:
                 self._pause()
         return step
@@ -221,8 +222,7 @@ class KServeStore:
                     return self._create(before, after)
                 step = self.mode.next(after, Seen(seen, self.cluster, record.before))
                 if step.patch is not None and self._rested(step):
-                    self.cluster.patch_inference_service(seen, step.patch)
-                    log.info("service %s: %s", self.service, json.dumps(step.patch))
+                    self._patch(seen, step.patch, after)
                 return None
             except Conflict:
                 self._pause()
@@ -232,6 +232,17 @@ class KServeStore:
                 log.warning("service %s: somebody else decided otherwise meanwhile", self.service)
                 return None
         raise RolloutError(f"InferenceService {self.service} changes all the time; try again")
+
+    def _patch(self, seen: Object, patch: Object, meant: Service) -> None:
+        """A step towards a state. If that was taken back before its first step, there was nothing to undo for whoever
+        did, so our version of the InferenceService was still the present one: then it is ours to undo."""
+        self.cluster.patch_inference_service(seen, patch)
+        log.info("service %s: %s", self.service, json.dumps(patch))
+        now = self._records.read(seen).service
+        if _placement(now) != _placement(meant):
+            log.warning("service %s: somebody else decided otherwise meanwhile", self.service)
+            if now is None or now.canary is None:
+                self.settled()  # else that canary's own controller goes on from here
 
     def _rested(self, step: Step) -> bool:
         """Whether a patch that deletes something has been due for long enough; others always have."""
@@ -256,6 +267,11 @@ class KServeStore:
             raise RolloutError(f"{after.traffic_percent} is no percent (0..100)")
         if after.canary is None or not begins(before, after):
             return
+        if after.stable and after.stable.bundle == after.canary.bundle:
+            raise RolloutError(
+                f"service {self.service}: what is stored at {after.canary.bundle} is the stable model already (version "
+                f"{after.stable.version}), so there is nothing to roll out"
+            )
         if seen is None:
             canary_name(after.canary, "", self.service)
             return

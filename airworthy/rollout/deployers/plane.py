@@ -82,6 +82,7 @@ class KServePlane:
         self._percent = 0 if state.stable else 100
         self._names: dict[Arm, str] = {}
         self._index = 0
+        self._withdrawn = False
         self._settled_at = 0.0
         self._settled_since = 0.0
         self._polled_at = 0.0
@@ -135,7 +136,14 @@ class KServePlane:
         log.info("service %s: %d %% observed", self._store.service, percent)
 
     def withdraw(self) -> None:
-        """Patch the share to 0 at once; see `Plane.withdraw`. What fails here is tried again by the rollback."""
+        """Patch the share to 0 at once; see `Plane.withdraw`. What fails here is tried again by the rollback.
+
+        Once is enough: nothing gives a canary a share that was found worse, and a poll may tell of thousands of
+        requests after that.
+        """
+        if self._withdrawn:
+            return
+        self._withdrawn = True
         try:
             self._store.withdraw(self._rollout)
         except AirworthyError as error:

@@ -74,6 +74,11 @@ class Records:
             raise self.not_ours(seen)
         looked = Seen(seen, self._cluster)
         self._mode.refuse(looked)
+        if looked.spec.get("canary") or looked.predictor.get("canaryTrafficPercent", 100) != 100:
+            raise RolloutError(
+                f"InferenceService {self._service} in namespace {self._cluster.namespace} has a canary of its own: "
+                "promote it or take it back before Airworthy takes the service over"
+            )
         uri = str(looked.predictor["model"].get("storageUri") or "")
         stable = Deployed(version=self._adoption.version, digest="", bundle=uri)
         return Service(service=self._service, model=self._adoption.model, stable=stable)

@@ -148,7 +148,7 @@ def test_the_run_that_began_a_rollout_need_not_wait_for_its_lease(world: World, 
 
 
 def test_a_controller_renews_its_lease_and_stops_when_it_was_settled(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr("airworthy.rollout.controller.LEASE_SECONDS", 0.3)
     store = ServiceStore(world.home, "late")
@@ -166,7 +166,8 @@ def test_a_controller_renews_its_lease_and_stops_when_it_was_settled(
             "while store.read().rollout.lease_until == first: time.sleep(0.01)\n"
             "store.update(lambda current: rolled_back(current, 'settled by another'))\n"
         )
-        subprocess.Popen([sys.executable, "-c", code, str(world.home)], env={**os.environ})
+        process = subprocess.Popen([sys.executable, "-c", code, str(world.home)], env={**os.environ})
+        request.addfinalizer(process.kill)
         settled.append(time.time())
         return world.old.digest
 

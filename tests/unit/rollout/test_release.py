@@ -129,6 +129,10 @@ def test_a_proven_canary_waits_for_its_promotion(world: World, tmp_path: Path) -
     rival = make_evidence(tmp_path / "rival", rounds=7)
     with pytest.raises(RolloutError, match="waits for its promotion"):
         world.release(tmp_path / "record2", plan, bundle=rival.bundle, verdict=rival.verdict, version="3")
+    with pytest.raises(RolloutError, match="waits for its promotion"):
+        world.release(
+            tmp_path / "record3", plan, run="another"
+        )  # of the same bundle: trained on the same data
     left = settle("late", champion_digest=None, home=world.home, run="another")
     assert left.action == "left to its owner"
     assert world.state.canary is not None

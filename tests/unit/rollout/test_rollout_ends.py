@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -11,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from airworthy.errors import AirworthyError, ConfigError, RolloutError
+from airworthy.errors import AirworthyError, RolloutError
+from airworthy.rollout.deployers.asking import Asker, directly
 from airworthy.rollout.deployers.local import LocalPlane
 from airworthy.rollout.record import RecordWriter
 from airworthy.rollout.replay import replay
 from airworthy.serving.chaos import Fault
-from airworthy.serving.state import Service, ServiceStore
+from airworthy.serving.replay import Traffic
+from airworthy.serving.state import Service, ServiceStore, new_rollout
 from tests.unit.rollout.conftest import World
 
 SHORT = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60, max_latency_increase: 9}"
@@ -107,7 +110,9 @@ def test_a_failure_found_before_an_interruption_is_told_everywhere(
     assert stable_alone(world)
 
 
-@pytest.mark.parametrize("kind", ["kind: shadow, shadow_requests: 50", "kind: ab, experiment: {outcome: cost}"])
+@pytest.mark.parametrize(
+    "kind", ["kind: shadow, shadow_requests: 50", "kind: ab, experiment: {outcome: cost}"]
+)
 def test_a_comparison_with_nothing_is_refused_before_anything_begins(
     world: World, tmp_path: Path, kind: str
 ) -> None:
@@ -137,10 +142,25 @@ def test_any_steps_end_with_everyone(world: World, tmp_path: Path, steps: str) -
     assert world.state.traffic_percent == 100
 
 
-def test_two_rollouts_in_one_second_have_two_names(world: World, tmp_path: Path) -> None:
-    from airworthy.serving.state import new_rollout
-
+def test_two_rollouts_in_one_second_have_two_names() -> None:
     assert len({new_rollout(60).id for _ in range(20)}) == 20
 
 
-__all__ = ["ConfigError"]
+def test_a_model_that_sends_its_callers_elsewhere_has_not_answered() -> None:
+    """Neither probes nor replayed traffic follow it there."""
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(
+            b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        await writer.drain()
+        writer.close()
+
+    async def ask() -> tuple[str, int]:
+        async with await asyncio.start_server(elsewhere, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with Asker("late", [b"{}"], directly) as asker, Traffic(url, [b"{}"]) as traffic:
+                return (await asker.ask(url, b"{}")).result, (await traffic.ask(b"{}")).status
+
+    assert asyncio.run(ask()) == ("invalid", 307)
