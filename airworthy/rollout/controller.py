@@ -120,7 +120,7 @@ class Controller:
             # before anything else, also before the next request: nobody meets a canary that was found worse
             self._plane.withdraw()
         if seen.arm == "canary" and seen.failed and not seen.forced:
-            if seen.result == "connection" and self._plane.shields and self._state.stable:
+            if seen.result in ("connection", "timeout") and self._plane.shields and self._state.stable:
                 self.shielded += seen.count
             else:
                 self.harm += seen.count

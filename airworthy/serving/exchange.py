@@ -73,11 +73,13 @@ class Exchange:
             reused: Whether its connection had carried other calls.
             stable: Address of the stable server now.
         """
-        safe = failure == "refused" or (failure == "broken" and self.repeatable)
+        safe = failure == "refused" or self.repeatable
         if not safe or stable is None:
             return None
         if self.asked == "canary":
             return None if self.forced else "stable"
+        if failure == "timeout":
+            return None
         worth = reused or stable != self.address
         return "stable" if worth and not self.repeated else None
 

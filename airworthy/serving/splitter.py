@@ -9,10 +9,10 @@ a generator seeded with the system's entropy: independence is needed, unpredicta
   answer names the arm that was drawn in the same header, also where stable stood in for the canary. Whoever can send
   requests can ask for a canary that nobody has judged yet, at a share of 0 too: a proxy that lets strangers in should
   take the header off.
-- A canary that can't be connected to, or that breaks off before its answer is whole, is answered by the stable arm
-  and counted as the canary's failure: nobody has seen anything yet, as answers are passed on whole, and a prediction
-  may be asked twice, as it changes nothing. A request that has cost the timeout is not asked again. A canary's 5xx or
-  invalid answers reach the user: they are harm, which the judge bounds.
+- A canary that can't be connected to, breaks off before its answer is whole, or does not answer in time, is answered
+  by the stable arm and counted as the canary's failure: nobody has seen anything yet, as answers are passed on whole,
+  and a prediction may be asked twice, as it changes nothing. So a canary that hangs costs its users time, however many
+  wait at once, but no answer. A canary's 5xx or invalid answers reach the user: they are harm, which the judge bounds.
 - A request whose client has gone is finished and counted like any other: else slow answers would go unseen.
 - Weights change atomically, with a version.
 - `sticky` keeps users with one arm (`airworthy.serving.sticky`), `set_shadow` asks the canary copies

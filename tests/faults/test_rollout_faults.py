@@ -27,7 +27,7 @@ from tests.unit.rollout.conftest import World, models, world  # noqa: F401 (fixt
 
 LONG = "{service: late, steps: [10, 50], requests_per_step: 600, bake_requests: 600, max_latency_increase: 9}"
 SHORT = "{service: late, steps: [50], requests_per_step: 40, bake_requests: 60, max_latency_increase: 9}"
-SHIELDED = ("crash", "break")
+SHIELDED = ("crash", "break", "hang")
 """Nobody has seen anything of such an answer yet: stable gives one."""
 Controller = multiprocessing.context.ForkProcess
 

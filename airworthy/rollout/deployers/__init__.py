@@ -102,7 +102,7 @@ class Plane(Protocol):
 
     @property
     def shields(self) -> bool:
-        """Whether stable answers users where the canary can't be connected to."""
+        """Whether stable answers users where the canary gives no whole answer in time."""
 
     async def start(self) -> str:
         """Bring the canary up at 0 % and wait until it is ready; returns why it can't be used, or "".

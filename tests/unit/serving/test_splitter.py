@@ -126,6 +126,24 @@ def test_bad_answers_are_told_apart(handler: Handler, result: str) -> None:
     assert [o.result for o in asyncio.run(run())] == [result]
 
 
+def test_a_canary_that_hangs_costs_its_users_time_but_no_answer() -> None:
+    async def run() -> tuple[set[int], list[Observation]]:
+        hanging = answering('{"predictions": [0.5]}', wait=3.0)
+        async with splitting(OK, hanging, timeout=0.5) as (splitter, seen):
+            splitter.set_share(0.5)
+            body = b'{"instances": [{}]}'
+            async with Traffic(splitter.url + PATH, [body], concurrency=32) as traffic:
+                answers = await traffic.send(64)
+            return {answer.status for answer in answers}, seen
+
+    statuses, seen = asyncio.run(run())
+    assert statuses == {200}
+    canary = [o for o in seen if o.arm == "canary"]
+    assert len(canary) > 10
+    assert {o.result for o in canary} == {"timeout"}
+    assert len(seen) == 64, "each request counts once"
+
+
 def test_a_forced_arm_that_fails_is_not_covered_up() -> None:
     async def run() -> tuple[int, list[Observation]]:
         async with splitting(OK, NOBODY) as (splitter, seen):
