@@ -27,7 +27,15 @@ from airworthy.rollout.effects import EffectInterval
 from airworthy.rollout.judge import Ending, Judge, Judgement, Settings, conclude
 from airworthy.rollout.record import RecordWriter
 from airworthy.serving.observation import Observation, Pair
-from airworthy.serving.state import LEASE_SECONDS, NEXT, PROMOTION_SECONDS, Service, State, rolled_back
+from airworthy.serving.state import (
+    FINAL,
+    LEASE_SECONDS,
+    NEXT,
+    PROMOTION_SECONDS,
+    Service,
+    State,
+    rolled_back,
+)
 
 log = logging.getLogger(__name__)
 
@@ -178,17 +186,9 @@ class Controller:
             evidence=self.judge.evidence,
             harm=self.harm,
             shielded=self.shielded,
-            effect=self.effect_found,
+            effect=self.effect.found,
         )
         self.judgement = judgement
-
-    @property
-    def effect_found(self) -> dict[str, float] | None:
-        """Estimate and interval of an A/B test's effect; None where no outcome was seen."""
-        if not self.effect.n:
-            return None
-        low, high = self.effect.interval
-        return {"estimate": self.effect.estimate, "low": low, "high": high, "n": self.effect.n}
 
     async def _leased(self) -> tuple[Ending, str]:
         """Advance while the lease is being renewed; whichever ends first ends both."""
@@ -322,7 +322,7 @@ class Controller:
         rollout = current.rollout if current else None
         if current is None or rollout is None or rollout.id != self._setting.rollout_id:
             raise TakenOverError(f"the rollout of service {self._plan.service} was taken over by another one")
-        if rollout.state in ("promoted", "rolled back"):
+        if rollout.state in FINAL:
             raise TakenOverError(
                 f"the rollout of service {self._plan.service} was {rollout.state} meanwhile: {rollout.reason}"
             )

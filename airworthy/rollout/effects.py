@@ -87,6 +87,14 @@ class EffectInterval:
         high = self.estimate + _most(self._above, self._alpha / 2) / self._count
         return max(-1.0, min(1.0, low)), max(-1.0, min(1.0, high))
 
+    @property
+    def found(self) -> dict[str, float] | None:
+        """Estimate, interval and count, as records hold them; None where no outcome was seen."""
+        if not self.n:
+            return None
+        low, high = self.interval
+        return {"estimate": self.estimate, "low": low, "high": high, "n": self.n}
+
 
 def _charge(costs: list[float], off: float, most: float) -> None:
     """Add psi(l) off^2 for every l; infinite once l is too large for how far a score can lie off."""

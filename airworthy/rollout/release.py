@@ -116,12 +116,12 @@ def roll_out(
     features = {f.name: f for f in (*stable_info.features, *canary_info.features)}
     rows = sample_rows(traffic, [*features, spec.label.column], TRAFFIC_ROWS)
     bodies = tuple(v1_body([row], tuple(features.values())) for row in rows)
-    plane: Callable[[Service], Callable[[Sink], Plane]]
+    plane: Callable[[Service, Sink], Plane]
     if isinstance(store, ServiceStore):
         thresholds: dict[Arm, float] = {"stable": stable_info.threshold, "canary": canary_info.threshold}
         cost = decision_cost(spec, [row[spec.label.column] for row in rows], thresholds)
         local = LocalSetting(spec, store, bodies, tuple(features), fault, server_module, cost)
-        plane = functools.partial(_local_plane, local)
+        plane = functools.partial(LocalPlane, local)
     else:
         plane = _cluster_plane(store, spec, bodies)
     record = RecordWriter(record_out)  # first: without a record nothing may begin
@@ -130,7 +130,7 @@ def roll_out(
     assert state.rollout is not None
     settings = Settings.of(spec.rollout, canary_info.threshold)
     facts = _facts(spec.rollout, settings, state, isinstance(store, ServiceStore), fault)
-    setting = Setting(spec.rollout, settings, store, state.rollout.id, plane(state), facts)
+    setting = Setting(spec.rollout, settings, store, state.rollout.id, functools.partial(plane, state), facts)
     outcome = _run(setting, state, record)
     if report_out is not None:
         write_whole(report_out, render(record_out))
@@ -138,13 +138,9 @@ def roll_out(
     return outcome
 
 
-def _local_plane(setting: LocalSetting, state: Service) -> Callable[[Sink], Plane]:
-    return lambda sink: LocalPlane(setting, state, sink)
-
-
 def _cluster_plane(
     store: Store, spec: ModelSpec, bodies: tuple[bytes, ...]
-) -> Callable[[Service], Callable[[Sink], Plane]]:
+) -> Callable[[Service, Sink], Plane]:
     from airworthy.rollout.deployers.choose import reach
     from airworthy.rollout.deployers.kserve import KServeStore
     from airworthy.rollout.deployers.plane import SETTLE_SECONDS, ClusterSetting, KServePlane
@@ -161,7 +157,7 @@ def _cluster_plane(
     signals = choose(model=spec.name, namespace=store.cluster.namespace, family=family, outcomes=outcomes)
     settle = SETTLE_SECONDS if spec.rollout.settle_seconds is None else spec.rollout.settle_seconds
     setting = ClusterSetting(store, signals, bodies, reach(), settle, outcomes=outcomes)
-    return lambda state: lambda sink: KServePlane(setting, state, sink)
+    return functools.partial(KServePlane, setting)
 
 
 def _run(setting: Setting, state: Service, record: RecordWriter) -> RolloutOutcome:
@@ -188,7 +184,7 @@ def _run(setting: Setting, state: Service, record: RecordWriter) -> RolloutOutco
             "counts": counts,
             "harm": controller.harm,
             "shielded": controller.shielded,
-            "effect": controller.effect_found,
+            "effect": controller.effect.found,
             "seconds": round(time.time() - begun, 3),
         }
         try:
@@ -198,7 +194,7 @@ def _run(setting: Setting, state: Service, record: RecordWriter) -> RolloutOutco
                 raise
             log.warning("%s", error)  # what ended the rollout is the news
     metrics: dict[str, float] = {"seconds": round(time.time() - begun, 3), "harm": controller.harm}
-    metrics |= {f"effect_{name}": value for name, value in (controller.effect_found or {}).items()}
+    metrics |= {f"effect_{name}": value for name, value in (controller.effect.found or {}).items()}
     metrics |= {f"{arm}_{name}": n for arm, count in counts.items() for name, n in count.items()}
     metrics |= {f"evidence_{name}": value for name, value in judgement.evidence.items()}
     return RolloutOutcome(judgement.outcome, judgement.reason, judgement, record.folder, metrics)

@@ -41,14 +41,6 @@ class Retelling:
             self.effect.observe(seen.value, seen.canary, seen.share)
             self.counts["outcomes"] += 1
 
-    @property
-    def effect_found(self) -> dict[str, float] | None:
-        """Estimate and interval of an A/B test's effect; None where no outcome was seen."""
-        if not self.effect.n:
-            return None
-        low, high = self.effect.interval
-        return {"estimate": self.effect.estimate, "low": low, "high": high, "n": self.effect.n}
-
 
 Witness = Callable[[dict[str, Any], Seen | None, Retelling], None]
 """Called after every line that is no `seen`, and after every single thing seen (then with it)."""
@@ -183,7 +175,7 @@ def _problem(
         return f"{path}: the rollout did not end (its controller was killed): nothing was decided"
     if not reader.sealed or said != reader.digest:
         return f"{path}: the record was changed after it was written: its seal is broken"
-    recomputed = (dataclasses.asdict(judgement), told.judge.evidence, told.effect_found)
+    recomputed = (dataclasses.asdict(judgement), told.judge.evidence, told.effect.found)
     if recomputed != (end["judgement"], end["evidence"], end["effect"]):
         return f"{path}: the recorded decision is not the one that its evidence leads to"
     if summary.get("decision", judgement.outcome) != judgement.outcome:

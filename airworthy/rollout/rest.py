@@ -16,7 +16,15 @@ from typing import Literal
 from airworthy.errors import RolloutError
 from airworthy.rollout.deployers import GoneError
 from airworthy.rollout.deployers.choose import open_store
-from airworthy.serving.state import PROMOTION_SECONDS, Deployed, Rollout, Service, rolled_back, rolled_forward
+from airworthy.serving.state import (
+    FINAL,
+    PROMOTION_SECONDS,
+    Deployed,
+    Rollout,
+    Service,
+    rolled_back,
+    rolled_forward,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +50,7 @@ def refuse_if_taken(service: Service, canary: Deployed, run: str = "") -> None:
         RolloutError: The service is taken.
     """
     other = service.rollout
-    if other is None or service.canary is None or other.state in ("promoted", "rolled back"):
+    if other is None or service.canary is None or other.state in FINAL:
         return
     if other.held and not _own_leftover(other, run):
         where = f"process {other.owner_pid}" + (f" on {other.owner_host}" if other.owner_host else "")
@@ -151,7 +159,7 @@ def settle(service: str, *, champion_digest: str | None, home: Path, run: str | 
         nonlocal result
         assert current is not None
         rollout, canary = current.rollout, current.canary
-        if rollout is None or canary is None or rollout.state in ("promoted", "rolled back"):
+        if rollout is None or canary is None or rollout.state in FINAL:
             return current
         if rollout.state == "proven" and canary.digest == champion_digest:
             result = SettleResult(

@@ -132,18 +132,18 @@ def test_an_experiment_reports_the_effect_and_takes_the_canary_back(cluster: Clu
     controller = Controller(setting, state, record)
     with cluster.traffic("late", rate=400) as users, shop.open():
         judgement = asyncio.run(controller.run())
-    record.close({"decision": judgement.outcome, "effect": controller.effect_found})
+    record.close({"decision": judgement.outcome, "effect": controller.effect.found})
     assert (judgement.outcome, judgement.process) == ("INCONCLUSIVE", "plan")
     cluster.wait(lambda: world.serving() == {STABLE.bundle: 100.0}, "stable serves everyone")
     assert world.spec() == before
     assert not users.failed
-    effect = controller.effect_found
+    effect = controller.effect.found
     assert effect is not None
     assert effect["n"] >= 0.9 * 800
     assert 0 < effect["low"] <= 0.5 <= effect["high"]
     told = replay(tmp_path / "record")
     assert told.agrees, told.problem
-    assert told.told.effect_found == effect
+    assert told.told.effect.found == effect
     lines = [json.loads(line) for line in (tmp_path / "record" / "record.jsonl").read_text().splitlines()]
     assert {share for line in lines for _, _, share in line.get("outcomes", [])} == {0.5}
     assert "an effect is shown" in render(tmp_path / "record")

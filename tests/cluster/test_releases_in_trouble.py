@@ -55,7 +55,7 @@ class Releases:
         return store
 
     def plane(self, store: Any, spec: Any, bodies: Any) -> Any:
-        return lambda state: lambda sink: self.world.plane(store, state, sink, settle_seconds=0.05)
+        return lambda state, sink: self.world.plane(store, state, sink, settle_seconds=0.05)
 
     def deploy(self, bundle: Evidence | None = None, version: str = "1") -> None:
         evidence = bundle or self.old

@@ -21,6 +21,9 @@ from airworthy.errors import RolloutError
 from airworthy.serving.observation import Arm, Observation, Pair
 from airworthy.serving.state import Deployed, Service
 
+PROBES = 40
+"""Requests that each arm is asked directly before it gets any traffic."""
+
 DeployerName = Literal["local", "knative", "standard"]
 
 

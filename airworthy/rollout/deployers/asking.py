@@ -13,7 +13,7 @@ from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTime
 
 from airworthy.serving.observation import Pair, Result
 from airworthy.serving.replay import v1_path
-from airworthy.serving.splitter import first_score
+from airworthy.serving.results import result_of
 
 Reach = Callable[[str], tuple[str, dict[str, str]]]
 """From an arm's base URL to the one that is asked, and further headers."""
@@ -153,11 +153,6 @@ class Asker:
             return reply(0, "timeout", detail=f"no answer within {self._timeout.total:.0f} s")
         except (ClientConnectorError, ClientError, ConnectionError) as error:
             return reply(0, "connection", detail=f"{base} can't be reached ({type(error).__name__})")
-        if answer.status >= 500:
-            return reply(answer.status, "error", detail=f"HTTP {answer.status}")
-        if answer.status >= 400:
-            return reply(answer.status, "rejected", detail=f"HTTP {answer.status}")
-        score = first_score(content)
-        if score is None:
-            return reply(answer.status, "invalid", detail="no finite prediction within 0..1")
-        return reply(answer.status, "ok", score)
+        result, score = result_of(answer.status, content, body)
+        told = {"ok": "", "invalid": "no finite prediction within 0..1"}
+        return reply(answer.status, result, score, told.get(result, f"HTTP {answer.status}"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from airworthy.errors import ServingError
 from airworthy.model_spec import ModelSpec
-from airworthy.rollout.deployers import Sink
+from airworthy.rollout.deployers import PROBES, Sink
 from airworthy.rollout.experiment import DecisionCost
 from airworthy.serving.chaos import ChaosProxy, Fault
 from airworthy.serving.local import ServerOptions, ServerProcess
@@ -18,7 +18,6 @@ from airworthy.serving.replay import Answer, Traffic, v1_path
 from airworthy.serving.splitter import ARM_HEADER, Splitter, first_score
 from airworthy.serving.state import Deployed, Service, ServiceStore
 
-PROBES = 40
 SHADOW_PORTION = 50
 """Requests replayed before looking how many pairs came of them: fewer than the shadow's queue holds."""
 

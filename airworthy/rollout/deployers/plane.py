@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from airworthy.errors import AirworthyError, RolloutError, ServingError
-from airworthy.rollout.deployers import CanaryLostError, Sink
+from airworthy.rollout.deployers import PROBES, CanaryLostError, Sink
 from airworthy.rollout.deployers.asking import Asker, Reach, directly
 from airworthy.rollout.deployers.kserve import KServeStore
 from airworthy.rollout.deployers.steps import Seen, Split, Step
@@ -26,7 +26,6 @@ from airworthy.serving.state import Service
 
 log = logging.getLogger(__name__)
 
-PROBES = 40
 NOBODY = "nobody"
 """What the stable arm is called for the signals while there is none."""
 SETTLE_SECONDS = 10.0
@@ -91,7 +90,7 @@ class KServePlane:
     async def start(self) -> str:
         """Bring the canary up and wait until KServe calls it ready; see `Plane.start`."""
         self._asker = await Asker(self._store.service, self._setting.bodies, self._setting.reach).__aenter__()
-        step = await self._until(self._timing.ready, lambda step: bool(step.failure))
+        step = await self._until(self._timing.ready)
         if step.arrived:
             await self._agrees()
             return ""
@@ -126,7 +125,7 @@ class KServePlane:
             raise RolloutError(
                 f"service {self._store.service}: {percent} % can't be applied, its state says {state.traffic_percent} %"
             )
-        step = await self._until(self._timing.weights, lambda step: bool(step.failure))
+        step = await self._until(self._timing.weights)
         if not step.arrived:
             raise RolloutError(await self._not_shifted(percent, step))
         changed, self._percent = self._percent != percent, percent
@@ -183,7 +182,7 @@ class KServePlane:
         if asker:
             await asker.__aexit__()
 
-    async def _until(self, seconds: float, given_up: Callable[[Step], bool]) -> Step:
+    async def _until(self, seconds: float) -> Step:
         """Advance step by step until what serves is what the state says, nothing helps any more, or time is up."""
         begun = time.monotonic()
         while True:
@@ -191,7 +190,7 @@ class KServePlane:
             step = await asyncio.to_thread(self._store.advance, impatient=waited > self._timing.patience)
             if step is None:
                 raise RolloutError(f"the state of service {self._store.service} is gone")
-            if step.arrived or (step.patch is None and (given_up(step) or waited > seconds)):
+            if step.arrived or (step.patch is None and (step.failure or waited > seconds)):
                 return step
             if step.patch is None:
                 await asyncio.sleep(self._timing.period)
