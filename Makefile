@@ -14,7 +14,7 @@ AIRWORTHY := $(ENGINE)/bin/python -m airworthy
 TESTS := $(addprefix tests/,unit components pipelines local cluster faults gpu e2e)
 # Environments are hash-checked against these files (see "Dependencies" in CONTRIBUTING.md).
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
-GROUPS_LOCKED := data training training-gpu serving release
+GROUPS_LOCKED := data training training-gpu serving release monitoring
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'

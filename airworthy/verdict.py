@@ -6,6 +6,7 @@ Made in one place (`airworthy.evaluation`), checked wherever a model moves towar
 from __future__ import annotations
 
 import hashlib
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,15 @@ from airworthy.errors import GateError
 from airworthy.files import write_whole
 
 Outcome = Literal["pass", "fail", "warn", "inconclusive"]
+
+
+class AppliedOverride(BaseModel):
+    """A person's decision, in the spec, to let a failed check pass; it counted on the day of the evaluation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    by: str
+    reason: str
+    until: date
 
 
 class Check(BaseModel):
@@ -32,12 +42,25 @@ class Check(BaseModel):
     threshold: float | None = None
     interval: tuple[float, float] | None = None
     p_value: float | None = None
+    """Of the check alone; against the threshold where it tests a margin."""
+    p_adjusted: float | None = None
+    """Corrected for all checks of its family that were tested together."""
+    rows: int | None = None
+    """Rows that it is about."""
     outcome: Outcome
+    blocking: bool = True
+    """Whether `fail` or `inconclusive` stands in the way; by policy some only inform."""
+    override: AppliedOverride | None = None
+    """Set where a person let it pass all the same."""
     reason: str
+
+    @property
+    def stands_in_the_way(self) -> bool:
+        return self.outcome in ("fail", "inconclusive") and self.blocking and self.override is None
 
 
 class Verdict(BaseModel):
-    """All checks of one model bundle. `passed` needs at least one check, and none failed or inconclusive.
+    """All checks of one model bundle. `passed` needs a check that passed, and none that stands in the way.
 
     `status` tells a rejected model (`rejected`) from a gate that could not do its work (`error`).
     """
@@ -59,13 +82,17 @@ class Verdict(BaseModel):
 
     @property
     def passed(self) -> bool:
-        clean = all(check.outcome in ("pass", "warn") for check in self.checks)
-        return self.status == "passed" and clean and any(c.outcome == "pass" for c in self.checks)
+        return self.status == "passed" and not self.failures and any(c.outcome == "pass" for c in self.checks)
 
     @property
     def failures(self) -> tuple[Check, ...]:
         """The checks that stand in the way."""
-        return tuple(c for c in self.checks if c.outcome in ("fail", "inconclusive"))
+        return tuple(c for c in self.checks if c.stands_in_the_way)
+
+    @property
+    def overridden(self) -> tuple[Check, ...]:
+        """The checks that failed and were let pass by a person."""
+        return tuple(c for c in self.checks if c.override is not None)
 
 
 def write_verdict(verdict: Verdict, path: Path) -> str:

@@ -14,6 +14,7 @@ from airworthy import datasets
 from airworthy.bundle import BundleInfo, Scorer, verify_bundle
 from airworthy.errors import DataError
 from airworthy.evaluation.metrics import Floats, Labels
+from airworthy.model_spec import BLOCKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,10 +27,14 @@ class Arm:
     """One model's answers."""
 
     digest: str
-    info: BundleInfo
+    scorer: Scorer
     scores: Floats
     unseen: dict[str, int]
     """Rows per feature whose category the model never met (scored as missing)."""
+
+    @property
+    def info(self) -> BundleInfo:
+        return self.scorer.info
 
     @property
     def improbable(self) -> int:
@@ -49,6 +54,8 @@ class Groups:
 class Scored:
     """The test window with both models' scores, row by row."""
 
+    path: Path
+    """The test window, for what needs raw feature values."""
     dataset: datasets.DatasetInfo
     ids: pa.ChunkedArray
     labels: Labels
@@ -58,8 +65,24 @@ class Scored:
     champion_version: str | None
     champion_digest: str | None
     champion_problem: str | None
-    slices: dict[str, Groups]
-    missing_slices: tuple[str, ...]
+    columns: dict[str, Groups]
+    """Columns that the spec cuts by (slices, protected, blocks): `ModelSpec.evaluation_columns`."""
+    missing_columns: tuple[str, ...]
+    blocks: np.ndarray[Any, np.dtype[np.int32]] | None
+    """Block of each row by `gate.resampling.block`; None where rows are independent."""
+
+    def sample(self, rows: int, seed: int) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.intp]]]:
+        """A uniform random sample of at most `rows` rows with all columns of the dataset, and their places."""
+        import pyarrow as pa
+
+        total = len(self.labels)
+        places = np.sort(np.random.default_rng(seed).choice(total, min(rows, total), replace=False))
+        parts, first = [], 0
+        for batch in datasets.iter_batches(self.path, sorted(_columns(self.dataset))):
+            inside = places[(places >= first) & (places < first + batch.num_rows)] - first
+            parts.append(batch.take(pa.array(inside)))
+            first += batch.num_rows
+        return pa.Table.from_batches(parts), places
 
 
 def has_bundle(path: Path | None) -> bool:
@@ -96,11 +119,15 @@ def score_arms(
         rival_digest, rival = verify_bundle(champion), Scorer.load(champion, verify=False)
         rival_problem = _unable(rival.info, spec, info)
     scorers = [challenger] + ([rival] if rival is not None and rival_problem is None else [])
-    answers, table = _one_pass(test, info, scorers, [c for c in spec.slices if c in _columns(info)])
-    arms = [Arm(d, s.info, *a) for d, s, a in zip([digest, rival_digest], scorers, answers, strict=False)]
+    named = spec.evaluation_columns
+    present = [c for c in named if c in _columns(info)]
+    answers, table = _one_pass(test, info, scorers, present)
+    arms = [Arm(d, s, *a) for d, s, a in zip([digest, rival_digest], scorers, answers, strict=False)]
     if len(arms) > 1 and arms[1].improbable:
         rival_problem = f"gives {arms[1].improbable:,} scores that are not probabilities"
+    columns = {name: _groups(table.column(name)) for name in present}
     return Scored(
+        path=test,
         dataset=info,
         ids=table.column(info.id),
         labels=_labels(table.column(spec.label.column), test),
@@ -109,8 +136,9 @@ def score_arms(
         champion_version=champion_version or None,
         champion_digest=rival_digest or None,
         champion_problem=None if rival_problem is None else f"the champion {rival_problem}",
-        slices={name: _groups(table.column(name)) for name in spec.slices if name in table.column_names},
-        missing_slices=tuple(name for name in spec.slices if name not in table.column_names),
+        columns=columns,
+        missing_columns=tuple(name for name in named if name not in present),
+        blocks=_blocks(spec.gate.resampling.block, table.column(info.time), columns),
     )
 
 
@@ -142,13 +170,13 @@ def _columns(info: datasets.DatasetInfo) -> set[str]:
 
 
 def _one_pass(
-    test: Path, info: datasets.DatasetInfo, scorers: Sequence[Scorer], slices: Sequence[str]
+    test: Path, info: datasets.DatasetInfo, scorers: Sequence[Scorer], columns: Sequence[str]
 ) -> tuple[list[tuple[Floats, dict[str, int]]], pa.Table]:
-    """Every scorer's scores and unseen counts, and the columns kept (id, label, slices)."""
+    """Every scorer's scores and unseen counts, and the columns kept (id, time, label, `columns`)."""
     import pyarrow as pa
 
     wanted = {f.name for scorer in scorers for f in scorer.info.features}
-    kept = list(dict.fromkeys([info.id, str(info.label), *slices]))
+    kept = list(dict.fromkeys([info.id, info.time, str(info.label), *columns]))
     parts: list[list[Floats]] = [[] for _ in scorers]
     unseen: list[Counter[str]] = [Counter() for _ in scorers]
     batches = []
@@ -191,3 +219,23 @@ def _groups(column: pa.ChunkedArray) -> Groups:
     chunk = encoded if isinstance(encoded, pa.DictionaryArray) else encoded.chunk(0)
     codes = pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
     return Groups(codes, tuple(chunk.dictionary.to_pylist()))
+
+
+def _blocks(
+    unit: str, times: pa.ChunkedArray, columns: dict[str, Groups]
+) -> np.ndarray[Any, np.dtype[np.int32]] | None:
+    """Block of each row.
+
+    Raises:
+        DataError: The unit is a column that the dataset lacks.
+    """
+    import pyarrow.compute as pc
+
+    if unit == "row":
+        return None
+    if unit in BLOCKS:
+        floored = pc.floor_temporal(times, unit=unit).to_numpy()
+        return np.unique(floored, return_inverse=True)[1].astype(np.int32)
+    if unit not in columns:
+        raise DataError(f"gate.resampling.block: the test dataset has no column {unit}")
+    return columns[unit].codes

@@ -59,7 +59,7 @@ def slice_table(scored: Scored) -> list[Slice]:
     rival = scored.champion
     rival_losses = None if rival is None else metrics.log_losses(scored.labels, rival.scores)
     found: list[Slice] = []
-    for column, groups in scored.slices.items():
+    for column, groups in scored.columns.items():
         for value, rows in _members(groups):
             labels = scored.labels[rows]
             positives = int(labels.sum())
@@ -82,14 +82,14 @@ def slice_table(scored: Scored) -> list[Slice]:
 
 def slice_checks(scored: Scored, table: list[Slice]) -> Iterator[Check]:
     """One check per slice column; a column the dataset lacks is a warning, not silence."""
-    for column in scored.missing_slices:
+    for column in scored.missing_columns:
         yield Check(
             name=f"slice_{column}",
             family="slices",
             outcome="warn",
             reason=f"Slice column {column} is not in the test dataset, so it was not assessed.",
         )
-    for column in scored.slices:
+    for column in scored.columns:
         rows = [s for s in table if s.column == column]
         assessed = [s for s in rows if s.assessed]
         worse = [s for s in assessed if s.worse]

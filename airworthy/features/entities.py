@@ -93,7 +93,7 @@ def _entity_columns(store: FeatureStore, service: FeatureService, spec: ModelSpe
     wanted = list(roles.items())
     keys, request = service_inputs(store, service)
     wanted += [(f"feature service {service.name}", name) for name in (*keys, *request)]
-    wanted += [("slices", column) for column in spec.slices if column not in features]
+    wanted += [(field, name) for name, field in spec.evaluation_columns.items() if name not in features]
     present = {name for name, _ in source.get_table_column_names_and_types(store.config)}
     for field, column in wanted:
         if column not in present:

@@ -131,4 +131,10 @@ def point_in_time(
 
 def _kept(spec: ModelSpec) -> list[str]:
     """Columns of the entity table that go into the dataset, besides keys."""
-    return [spec.features.id, spec.features.time, spec.label.column, spec.label.known_at, *spec.slices]
+    return [
+        spec.features.id,
+        spec.features.time,
+        spec.label.column,
+        spec.label.known_at,
+        *spec.evaluation_columns,
+    ]

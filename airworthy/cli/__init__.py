@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from airworthy import __version__
+from airworthy.cli import evidence, versions
+from airworthy.cli.terminal import app, console, err, in_environment, out, rollout_app, schema_app
 from airworthy.errors import AirworthyError, ConfigError
 
 if TYPE_CHECKING:
     from airworthy.local import RunResult
 
-os.environ.setdefault("DO_NOT_TRACK", "1")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-app = typer.Typer(
-    name="airworthy",
-    help="From the feature store to verified production: on Kubeflow, or on this machine.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-schema_app = typer.Typer(help="The data schema that validation holds the data against.", no_args_is_help=True)
-app.add_typer(schema_app, name="schema")
-rollout_app = typer.Typer(help="Records of rollouts.", no_args_is_help=True)
-app.add_typer(rollout_app, name="rollout")
-
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+__all__ = ["app", "evidence", "main", "versions"]
 
 FLIGHTS = Path("models/flight_delay.yaml")
 
@@ -240,7 +223,7 @@ def serve(
     """Serve the champion on loopback until Ctrl-C (V1 and V2 inference protocols)."""
     from airworthy.client import model_name
 
-    _in_environment("release", "serve", model_name(model), "--port", str(port))
+    in_environment("release", "serve", model_name(model), "--port", str(port))
 
 
 @app.command(
@@ -253,7 +236,7 @@ def rollback(
     """Return to the previous champion, in the registry and in serving."""
     from airworthy.client import model_name
 
-    _in_environment("release", "rollback", model_name(model), "--reason", reason)
+    in_environment("release", "rollback", model_name(model), "--reason", reason)
 
 
 @schema_app.command(
@@ -274,9 +257,9 @@ def schema_infer(
         raise ConfigError(f"{target} exists and may have been edited by hand; give --force to replace it")
     with tempfile.TemporaryDirectory() as folder:
         when = ["--as-of", as_of] if as_of else []
-        _in_environment("data", "retrieve", str(spec), "--out", folder, *when, stay=True)
+        in_environment("data", "retrieve", str(spec), "--out", folder, *when, stay=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _in_environment("validation", "infer", f"{folder}/train", "--out", str(target), stay=True)
+        in_environment("validation", "infer", f"{folder}/train", "--out", str(target), stay=True)
     out.print(f"wrote {target}: read it, loosen and tighten it by hand, then commit it")
 
 
@@ -290,7 +273,7 @@ RECORD = typer.Argument(help="A record's folder or file; or a run, service or mo
 )
 def rollout_replay(record: Annotated[str, RECORD]) -> None:
     """Recompute a rollout's decision from its record, and check that the record is whole."""
-    _in_environment("release", "replay", record)
+    in_environment("release", "replay", record)
 
 
 @rollout_app.command(
@@ -305,7 +288,7 @@ def rollout_report(
     ] = None,
 ) -> None:
     """Draw a rollout: why was it promoted or rolled back? (One HTML page that loads nothing.)"""
-    _in_environment("release", "report", record, *(["--out", str(to)] if to else []))
+    in_environment("release", "report", record, *(["--out", str(to)] if to else []))
 
 
 @app.command(epilog="Examples:\n\n  airworthy doctor")
@@ -321,37 +304,6 @@ def doctor() -> None:
     out.print(table)
     if any(check.state == "problem" for check in checks):
         raise typer.Exit(2)
-
-
-def _in_environment(group: str, *arguments: str, stay: bool = False) -> None:
-    """Run one of `airworthy.operations` in a step's environment, in place of this process.
-
-    Args:
-        group: Dependency group of the environment.
-        arguments: The operation and what it takes.
-        stay: Run it as a child instead, because there is more to do afterwards; failing ends us with its code.
-    """
-    import subprocess
-
-    from airworthy.local.environments import Environments
-    from airworthy.state import home
-
-    python = Environments(home(), say=lambda text: err.print(f"[dim]{escape(text)}[/]")).python_of_group(
-        group
-    )
-    environment = {**os.environ, "AIRWORTHY_HOME": str(home()), "PYTHONPATH": ""}
-    command = [str(python), "-m", "airworthy.operations", *arguments]
-    if not stay:
-        sys.stdout.flush()
-        os.execve(python, command, environment)  # nothing between the terminal and it: signals reach it
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code:
-        raise typer.Exit(code)
-
-
-def console(plain: bool) -> Console:
-    """Where progress is shown: the terminal, or plain lines in it."""
-    return Console(highlight=False, force_terminal=False) if plain else out
 
 
 def _summary(result: RunResult) -> int:

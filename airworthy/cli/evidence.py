@@ -1,0 +1,1 @@
+"""Commands about the evidence behind a version: its dossier, and whether it can be made again."""

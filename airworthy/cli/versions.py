@@ -1,0 +1,1 @@
+"""Commands about registered versions: their history, a person's word on them, and which old ones are kept."""
