@@ -42,6 +42,9 @@ bench: dev engine ## Benchmarks; prints the tables of benchmarks/README.md
 bench-gpu: dev ## Training on GPU against CPU (needs an NVIDIA GPU)
 	@.venv/bin/python -m benchmarks.gpu
 
+sbom: engine ## What every image contains (CycloneDX), from the lock files, into dist/sbom
+	@$(AIRWORTHY) sbom --out dist/sbom
+
 lock: uv ## Renew requirements/*.txt from pyproject.toml
 	@$(LOCK) --group dev -o requirements/dev.txt
 	@$(LOCK) -c requirements/dev.txt --no-deps --group executor -o requirements/executor.txt
@@ -72,4 +75,4 @@ uv:
 clean: ## Remove environments and caches; keeps the registry, the served models and the runs
 	@rm -rf .venv $(AIRWORTHY_HOME)/envs $(AIRWORTHY_HOME)/cache $(BOOTSTRAP) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help run test test-validation check compile bench bench-gpu lock engine dev uv clean
+.PHONY: help run test test-validation check compile bench bench-gpu sbom lock engine dev uv clean

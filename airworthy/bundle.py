@@ -7,6 +7,7 @@ no pickle. A copy of this file travels inside every bundle, hence the relative i
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from . import mlmodel
 from .encoding import Column, Encoder, Feature, Matrix
 from .errors import BundleError, DataError
+from .signing import SIGNATURE, VERIFY_KEY, require_signature, verify_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 INFO, SUMS, BOOSTER, ONNX = "airworthy.json", "SHA256SUMS", "model.ubj", "model.onnx"
 _MLFLOW_NOTE = "registered_model_meta"
 """MLflow drops this file into a model folder loaded through the registry, even into the store itself."""
+_BESIDE = (SUMS, SIGNATURE, _MLFLOW_NOTE)
+"""Files that the digests don't cover."""
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Engine = Literal["auto", "xgboost", "onnx"]
@@ -93,7 +97,7 @@ def write_bundle(
     for name, content in (extra or {}).items():
         place = Path(name)
         inside = place.parts and ".." not in place.parts and not place.is_absolute() and "\n" not in name
-        if not inside or name in (*files, SUMS):
+        if not inside or name in (*files, *_BESIDE):
             raise BundleError(f"{name!r} can't be added to a bundle: the name is taken or leaves the folder")
         files[name] = content
     lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
@@ -122,6 +126,19 @@ def bundle_digest(path: Path) -> str:
 
 
 def verify_bundle(path: Path) -> str:
+    """Check all digests, and the signature where one is asked for; returns the bundle's digest.
+
+    Raises:
+        BundleError: What `verify_digests` raises; or `AIRWORTHY_VERIFY_KEY` is set, and none of its keys has signed
+            the bundle as it is.
+    """
+    digest = verify_digests(path)
+    if os.environ.get(VERIFY_KEY):
+        require_signature(path, digest, verify_keys())
+    return digest
+
+
+def verify_digests(path: Path) -> str:
     """Check every file against `SHA256SUMS`; returns the bundle's digest.
 
     Raises:
@@ -132,7 +149,7 @@ def verify_bundle(path: Path) -> str:
         sums = dict(line.split("  ", 1)[::-1] for line in (path / SUMS).read_text().splitlines())
     except ValueError:
         raise BundleError(f"{path / SUMS}: not a list of digests") from None
-    found = _files(path) - {SUMS, _MLFLOW_NOTE}
+    found = _files(path) - {*_BESIDE}
     for names, what in ((sums.keys() - found, "missing"), (found - sums.keys(), "not part of the bundle")):
         if names:
             raise BundleError(f"{path}: {', '.join(sorted(names))}: {what}; fetch the bundle again")
@@ -159,10 +176,13 @@ def read_bundle_info(path: Path) -> BundleInfo:
 class Scorer:
     """A loaded model. Scores on one thread; safe to share between threads. Make one with `Scorer.load`."""
 
-    def __init__(self, info: BundleInfo, engine: Literal["xgboost", "onnx"], model: Any) -> None:
+    def __init__(
+        self, info: BundleInfo, engine: Literal["xgboost", "onnx"], model: Any, folder: Path | None = None
+    ) -> None:
         self.info = info
         self.engine = engine
         self._model = model
+        self._folder = folder
         self._encoder = Encoder(info.features)
 
     @classmethod
@@ -183,13 +203,13 @@ class Scorer:
         info = read_bundle_info(path)
         if engine != "xgboost" and (path / ONNX).is_file():
             try:
-                return cls(info, "onnx", _onnx_session(path / ONNX))
+                return cls(info, "onnx", _onnx_session(path / ONNX), path)
             except ImportError:
                 if engine == "onnx":
                     raise BundleError("engine onnx: ONNX Runtime is not installed; use xgboost") from None
         elif engine == "onnx":
             raise BundleError(f"{path}: holds no ONNX model ({info.onnx}); use engine xgboost")
-        return cls(info, "xgboost", _booster(path / BOOSTER, info))
+        return cls(info, "xgboost", _booster(path / BOOSTER, info), path)
 
     def encode(self, columns: Mapping[str, Column]) -> tuple[Matrix, dict[str, int]]:
         """See `Encoder.encode`."""
@@ -205,9 +225,7 @@ class Scorer:
         Raises:
             DataError: The matrix has another shape or type than `encode` makes.
         """
-        width = len(self.info.features)
-        if matrix.ndim != 2 or matrix.shape[1] != width or matrix.dtype != np.float32:
-            raise DataError(f"the matrix must be float32 [n, {width}], not {matrix.dtype} {matrix.shape}")
+        self._require_own(matrix)
         if not len(matrix):
             return np.empty(0)
         if self.engine == "onnx":
@@ -215,6 +233,47 @@ class Scorer:
         else:
             scores = self._model.inplace_predict(matrix, validate_features=False)
         return np.asarray(scores, dtype=np.float64)
+
+    def contributions(self, matrix: Matrix, threads: int = 1) -> Matrix:
+        """How much each feature adds to each score, in log odds: SHAP values by XGBoost's own exact algorithm.
+
+        Taken from the bundle's XGBoost model, whichever engine scores; about 5 ms a row and thread for 300
+        trees of depth 6. Source: Lundberg et al. 2020 (Tree SHAP, path dependent).
+
+        Args:
+            matrix: Made by `encode`.
+            threads: To compute on.
+
+        Returns:
+            `[rows, features + 1]`; the last column is the constant, and a row sums to its score's log odds.
+
+        Raises:
+            DataError: The matrix has another shape or type than `encode` makes.
+            BundleError: The bundle's folder is gone since it was loaded, or the scorer was not made by `load`.
+        """
+        self._require_own(matrix)
+        if self._folder is None or not (self._folder / BOOSTER).is_file():
+            raise BundleError(f"{self._folder}: no {BOOSTER} to explain scores by; load the bundle again")
+        if not len(matrix):
+            return np.empty((0, matrix.shape[1] + 1), dtype=np.float32)
+        import xgboost
+
+        # A booster of its own, since the number of threads is a setting of the booster.
+        booster = _booster(self._folder / BOOSTER, self.info)
+        booster.set_param({"nthread": threads})
+        rows = xgboost.DMatrix(
+            matrix,
+            feature_names=booster.feature_names,
+            feature_types=booster.feature_types,
+            enable_categorical=True,
+            nthread=threads,
+        )
+        return np.asarray(booster.predict(rows, pred_contribs=True), dtype=np.float32)
+
+    def _require_own(self, matrix: Matrix) -> None:
+        width = len(self.info.features)
+        if matrix.ndim != 2 or matrix.shape[1] != width or matrix.dtype != np.float32:
+            raise DataError(f"the matrix must be float32 [n, {width}], not {matrix.dtype} {matrix.shape}")
 
     def score_frame(self, frame: pd.DataFrame) -> tuple[Scores, dict[str, int]]:
         """Scores of a frame's rows, and its unseen categories (see `Encoder.encode`)."""

@@ -15,6 +15,7 @@ from airworthy.state import feature_repo, home
 
 if TYPE_CHECKING:
     from airworthy.local import Event, RunResult
+    from airworthy.registry import Approval
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,34 @@ class LocalClient:
         self._write_report(result)
         return result
 
+    def approve(self, model_version: str, reason: str, *, by: str | None = None) -> Approval:
+        """Let traffic move to a version whose spec asks for approval.
+
+        Args:
+            model_version: Such as `flight_delay@3`.
+            reason: Why, for the record.
+            by: Who; by default `AIRWORTHY_USER`, or user@host.
+
+        Raises:
+            ConfigError: It is no version, asks for no approval, or the spec names other approvers.
+            GateError: It is too late.
+            RegistryError: The registry can't be reached.
+        """
+        return self._answer(model_version, True, reason, by)
+
+    def reject(self, model_version: str, reason: str, *, by: str | None = None) -> Approval:
+        """Refuse a version; also after an approval, as long as it is not champion. See `approve`."""
+        return self._answer(model_version, False, reason, by)
+
+    def _answer(self, model_version: str, approved: bool, reason: str, by: str | None) -> Approval:
+        from airworthy.registry import Registry, approval
+
+        model, version = split_version(model_version)
+        if version is None:
+            raise ConfigError(f"{model_version}: which version? give MODEL@VERSION, such as {model}@3")
+        registry = Registry(self._environment()["MLFLOW_TRACKING_URI"])
+        return approval.answer(registry, model, version, approved=approved, reason=reason, by=by)
+
     def _environment(self) -> dict[str, str]:
         """What tells a step where things are; on a cluster a ConfigMap says the same."""
         uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.home / 'mlflow.db'}")
@@ -135,6 +164,34 @@ def model_name(spec_or_name: str) -> str:
     if spec_or_name.endswith((".yaml", ".yml")):
         return read_model(Path(spec_or_name)).name
     return spec_or_name
+
+
+def model_version(given: str, default: str | None = None) -> tuple[str, str]:
+    """Model and version of `MODEL@VERSION`; the version is a number or an alias.
+
+    Args:
+        given: What the user named; the model also by its spec's path.
+        default: The version when none is named; None asks for one.
+
+    Raises:
+        ConfigError: No version is named.
+    """
+    model, _, version = given.partition("@")
+    if not model or not (version or default):
+        raise ConfigError(f"{given}: which version? give MODEL@VERSION, such as {model or 'model'}@2")
+    return model_name(model), version or str(default)
+
+
+def split_version(text: str) -> tuple[str, str | None]:
+    """`flight_delay@3` as model and version; the version is None where none is given.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    model, separator, version = text.partition("@")
+    if not model or (separator and not version.isdecimal()):
+        raise ConfigError(f"{text}: expected MODEL@VERSION, such as flight_delay@3")
+    return model_name(model), version or None
 
 
 def read_model(path: Path) -> ModelSpec:

@@ -34,6 +34,7 @@ def examine() -> list[Finding]:
         _disk(),
         _loopback(),
         _registry(),
+        _signatures(),
         *_specs(),
     ]
 
@@ -106,6 +107,18 @@ def _registry() -> Finding:
     where = urlsplit(registry.uri)
     shown = registry.uri.replace(f"{where.username}:{where.password}@", "…@")
     return Finding("registry", "ok", f"{shown}: {len(names)} model(s)")
+
+
+def _signatures() -> Finding:
+    from airworthy.signing import signing_key, verify_keys
+
+    try:
+        key, trusted = signing_key(), verify_keys()
+    except AirworthyError as error:
+        return Finding("signatures", "problem", str(error))
+    made = f"bundles are signed with key {key.identity[:12]}" if key else "bundles are not signed"
+    asked = ", ".join(one.identity[:12] for one in trusted)
+    return Finding("signatures", "ok", f"{made}; {f'asked for: {asked}' if asked else 'none is asked for'}")
 
 
 def _specs() -> list[Finding]:

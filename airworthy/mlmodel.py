@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .bundle import BundleInfo
 
 CODE_PACKAGE = "airworthy_scorer"
-_SOURCES = ("errors.py", "encoding.py", "mlmodel.py", "bundle.py", "pyfunc.py")
+_SOURCES = ("errors.py", "encoding.py", "mlmodel.py", "signing.py", "bundle.py", "pyfunc.py")
 _NO_CACHE = (
     "A file of this name keeps Python from writing compiled code here, which would change the bundle.\n"
 )

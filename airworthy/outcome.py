@@ -12,7 +12,16 @@ from airworthy.verdict import read_verdict
 if TYPE_CHECKING:
     from airworthy.local.state import RunResult, TaskRecord
 
-Ending = Literal["released", "data refused", "gate refused", "rolled back", "observed", "failed", "canceled"]
+Ending = Literal[
+    "released",
+    "data refused",
+    "gate refused",
+    "not approved",
+    "rolled back",
+    "observed",
+    "failed",
+    "canceled",
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,9 @@ def release_outcome(result: RunResult) -> Outcome:
         reasons = tuple(check.reason for check in verdict.failures)
         return Outcome("gate refused", 3, "the gate refused the challenger", reasons, None, compared)
     version = parameter(result, "register-model", "version")
+    if parameter(result, "await-approval", "approved") is False:
+        said = (str(parameter(result, "await-approval", "sentence")),)
+        return Outcome("not approved", 3, "the challenger was not approved", said, version, compared)
     record = artifact(result, "rollout-canary", "record")
     summary = json.loads((record / "rollout.json").read_text()) if record else {}
     reason = summary.get("reason", "the rollout left no record")

@@ -12,11 +12,25 @@ from rich.table import Table
 
 from airworthy.outcome import Outcome, artifact, release_outcome
 from airworthy.reports import number
+from airworthy.reports.lights import Light, State, counted, lights, state_of, worst_first
 from airworthy.verdict import Check, Verdict, read_verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airworthy.local import RunResult
 
+INFORMING = 8
+"""Most checks that only inform and are told in the terminal."""
+_MARKS: dict[State, str] = {
+    "fail": "[red]✗[/]",
+    "inconclusive": "[magenta]?[/]",
+    "overridden": "[bold white on red]‼[/]",
+    "warn": "[yellow]![/]",
+    "unjudged": "[magenta]?[/]",
+    "pass": "[green]✓[/]",
+    "none": "[dim]–[/]",
+}
 _COLOURS = {"released": "green", "failed": "red", "canceled": "yellow"}
 
 
@@ -30,13 +44,14 @@ def print_summary(result: RunResult, out: Console) -> int:
         return _plain_summary(result, out)
     outcome = release_outcome(result)
     out.rule(f"[{_COLOURS.get(outcome.ending, 'yellow')} bold]{escape(outcome.headline)}[/]", align="left")
-    for reason in outcome.reasons:
-        out.print(f"  {escape(reason)}", soft_wrap=True)
+    if outcome.ending != "gate refused":  # the verdict below names the checks beside their reasons
+        for reason in outcome.reasons:
+            out.print(f"  {escape(reason)}", soft_wrap=True)
     if outcome.ending == "data refused":
         _print_findings(artifact(result, "validate-data", "anomalies"), out)
     verdict_file = artifact(result, "evaluate-model", "verdict")
     if verdict_file:
-        _print_verdict(read_verdict(verdict_file), out)
+        print_verdict(read_verdict(verdict_file), out)
     _print_places(result, outcome, out)
     return outcome.exit_code
 
@@ -70,32 +85,56 @@ def _print_findings(path: Path | None, out: Console) -> None:
     out.print(table)
 
 
-def _print_verdict(verdict: Verdict, out: Console) -> None:
+def print_verdict(verdict: Verdict, out: Console) -> None:
+    """Print a verdict: overrides, one line per family of checks, then whatever did not simply pass, with why."""
     against = (
         f"champion version {verdict.champion_version}" if verdict.champion_version else "no champion yet"
     )
+    for check in verdict.overridden:
+        _print_override(check, out)
+    shown = lights(verdict)
+    telling = [check for light in shown for check in light.checks if state_of(check) != "pass"]
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    for column in ("", f"check ({against})", "observed", "limit", "interval"):
-        table.add_column(column, justify="right" if column in ("observed", "limit") else "left")
-    for check in verdict.checks:
-        if check.slice is None:
-            table.add_row(_mark(check), escape(check.name), *_numbers(check))
+    for column in ("", f"checks ({against})", "", ""):
+        table.add_column(column)
+    for light in shown:
+        table.add_row(_MARKS[light.state], light.title, counted(light) or "not checked", _figures(light))
     out.print(table)
+    _print_telling(worst_first(telling), out)
 
 
-def _numbers(check: Check) -> tuple[str, str, str]:
-    interval = f"[{check.interval[0]:.4g}, {check.interval[1]:.4g}]" if check.interval else ""
-    observed, limit = ("" if value is None else number(value) for value in (check.observed, check.threshold))
-    return observed, limit, escape(interval)
+def _figures(light: Light) -> str:
+    """What people ask for first, in a line: the metrics that were held to limits or compared."""
+    if not light.checks:
+        return f"[dim]{escape(light.about)}[/]"
+    if light.family not in ("limits", "champion"):
+        return ""
+    found = [f"{c.name} {number(c.observed)}" for c in light.checks if c.observed is not None]
+    return f"[dim]{escape(', '.join(found))}[/]"
 
 
-def _mark(check: Check) -> str:
-    return {
-        "pass": "[green]✓[/]",
-        "warn": "[yellow]![/]",
-        "fail": "[red]✗[/]",
-        "inconclusive": "[magenta]?[/]",
-    }[check.outcome]
+def _print_override(check: Check, out: Console) -> None:
+    said = check.override
+    assert said is not None
+    what = f"{check.name} ({check.slice})" if check.slice else check.name
+    out.print(
+        f"  [bold white on red] OVERRIDDEN [/] [red]{escape(what)} let pass by {escape(said.by)} until {said.until}: "
+        f"{escape(said.reason)}[/]",
+        soft_wrap=True,
+    )
+
+
+def _print_telling(checks: Sequence[Check], out: Console) -> None:
+    """What did not simply pass, with its reason; beyond the first few that only inform, the report has it."""
+    informing = [check for check in checks if state_of(check) in ("warn", "unjudged")]
+    standing = [check for check in checks if check not in informing]
+    for check in [*standing, *informing[:INFORMING]]:
+        what = f"{check.name} ({check.slice})" if check.slice else check.name
+        out.print(
+            f"  {_MARKS[state_of(check)]} [bold]{escape(what)}[/] {escape(check.reason)}", soft_wrap=True
+        )
+    if len(informing) > INFORMING:
+        out.print(f"  [dim]… and {len(informing) - INFORMING} more that only inform: see the report[/]")
 
 
 def _print_places(result: RunResult, outcome: Outcome, out: Console) -> None:

@@ -6,11 +6,11 @@ Made in one place (`airworthy.evaluation`), checked wherever a model moves towar
 from __future__ import annotations
 
 import hashlib
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from airworthy.errors import GateError
 from airworthy.files import write_whole
@@ -120,7 +120,8 @@ def require_passed(verdict_file: Path, bundle: Path) -> Verdict:
     """The gate's lock: the verdict passed, and it is about exactly this bundle as it lies on disk.
 
     Raises:
-        GateError: The verdict is missing, did not pass, or judges another bundle.
+        GateError: The verdict is missing, did not pass, or judges another bundle; or it passed by an override
+            that has expired since.
         BundleError: The bundle's files don't match its own digests.
     """
     from airworthy.bundle import verify_bundle
@@ -135,7 +136,70 @@ def require_passed(verdict_file: Path, bundle: Path) -> Verdict:
             f"the verdict judges bundle {verdict.bundle_digest[:12]}, but this is {digest[:12]}: "
             "evaluate this bundle before moving it on"
         )
+    today = datetime.now(UTC).date()
+    for check in verdict.overridden:
+        if check.override is not None and today > check.override.until:
+            raise GateError(
+                f"the gate let {check.name} of {verdict.model} pass by an override of {check.override.by} that "
+                f"expired on {check.override.until}: evaluate again"
+            )
     return verdict
+
+
+class SmokeRecord(BaseModel):
+    """What the packaged model did in a real server, and whether it kept its budget."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    format: Literal[1] = 1
+    model: str
+    bundle_digest: str
+    """SHA-256 of the bundle that was served."""
+    passed: bool
+    checks: tuple[Check, ...]
+    metrics: dict[str, float]
+
+    @model_validator(mode="after")
+    def _passed_is_what_the_checks_say(self) -> SmokeRecord:
+        clean = bool(self.checks) and not any(check.stands_in_the_way for check in self.checks)
+        if self.passed != clean:
+            raise ValueError(f"passed: is {self.passed}, but the checks say {clean}")
+        return self
+
+
+def read_smoke(path: Path) -> SmokeRecord:
+    """Read a smoke test's record.
+
+    Raises:
+        GateError: There is none, or it can't be read; never a pass by default.
+    """
+    try:
+        return SmokeRecord.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise GateError(f"{path}: there is no record of a smoke test; run it first") from None
+    except ValueError as error:
+        raise GateError(f"{path}: not a record of a smoke test: {error}") from None
+
+
+def require_smoke(path: Path, digest: str) -> SmokeRecord:
+    """The smoke test's lock: it passed, and it was this bundle that was served.
+
+    Args:
+        path: The record.
+        digest: SHA-256 of the bundle that is to move on.
+
+    Raises:
+        GateError: The record is missing, says no, or is about another bundle.
+    """
+    record = read_smoke(path)
+    if record.bundle_digest != digest:
+        raise GateError(
+            f"the smoke test served bundle {record.bundle_digest[:12]}, but this is {digest[:12]}: smoke-test "
+            "this bundle before moving it on"
+        )
+    if not record.passed:
+        reasons = " ".join(check.reason for check in record.checks if check.stands_in_the_way)
+        raise GateError(f"the smoke test did not pass {record.model}: {reasons}")
+    return record
 
 
 class RolloutOutcome(BaseModel):

@@ -4,6 +4,7 @@ from typing import Optional
 
 from kfp import dsl, kubernetes
 
+from components.await_approval.component import await_approval
 from components.evaluate_model.component import evaluate_model
 from components.load_champion.component import load_champion
 from components.metadata import configure
@@ -15,6 +16,7 @@ from components.settle_release.component import settle_release
 from components.smoke_test.component import smoke_test
 from components.train_model.component import train_model
 from components.validate_data.component import validate_data
+from components.write_dossier.component import write_dossier
 
 
 @dsl.pipeline(name="release", display_name="Release a model")
@@ -68,35 +70,51 @@ def release(
                 registration = configure(
                     register_model(
                         spec=spec,
+                        schema=schema,
                         as_of=data["as_of"],
                         run_id=trained["run_id"],
                         pipeline_run=this_run,
                         train=data["train"],
+                        findings=judged["findings"],
+                        smoke=smoke.outputs["record"],
                         statistics=validated["statistics"],
+                        anomalies=validated["anomalies"],
                         **evidence,
                     ),
                     "register_model",
                 )
                 version = registration.outputs["version"]
-                rollout = configure(
-                    rollout_canary(
+                dossier = configure(write_dossier(spec=spec, version=version), "write_dossier")
+                approval = configure(
+                    await_approval(
                         spec=spec,
                         version=version,
                         pipeline_run=this_run,
-                        champion=champion,
-                        test=data["test"],
+                        dossier=dossier.outputs["dossier"],
                         **evidence,
                     ),
-                    "rollout_canary",
-                ).after(smoke)
-                with dsl.If(rollout.outputs["passed"] == True, name="canary passed"):  # noqa: E712
-                    configure(
-                        promote_model(
+                    "await_approval",
+                )
+                with dsl.If(approval.outputs["approved"] == True, name="approved"):  # noqa: E712
+                    rollout = configure(
+                        rollout_canary(
                             spec=spec,
                             version=version,
+                            pipeline_run=this_run,
                             champion=champion,
-                            record=rollout.outputs["record"],
+                            test=data["test"],
                             **evidence,
                         ),
-                        "promote_model",
+                        "rollout_canary",
                     )
+                    with dsl.If(rollout.outputs["passed"] == True, name="canary passed"):  # noqa: E712
+                        configure(
+                            promote_model(
+                                spec=spec,
+                                version=version,
+                                champion=champion,
+                                record=rollout.outputs["record"],
+                                **evidence,
+                            ),
+                            "promote_model",
+                        )

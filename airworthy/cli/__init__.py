@@ -12,14 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from airworthy import __version__
-from airworthy.cli import evidence, versions
+from airworthy.cli import evidence, supply, versions
 from airworthy.cli.terminal import app, console, err, in_environment, out, rollout_app, schema_app
 from airworthy.errors import AirworthyError, ConfigError
 
 if TYPE_CHECKING:
     from airworthy.local import RunResult
 
-__all__ = ["app", "evidence", "main", "versions"]
+__all__ = ["app", "evidence", "main", "supply", "versions"]
 
 FLIGHTS = Path("models/flight_delay.yaml")
 

@@ -1,1 +1,99 @@
 """Commands about registered versions: their history, a person's word on them, and which old ones are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from airworthy.cli.terminal import app, in_environment, out
+
+if TYPE_CHECKING:
+    from airworthy.registry import Approval
+
+VERSION = typer.Argument(help="A registered version, such as flight_delay@3.", metavar="MODEL@VERSION")
+REASON = typer.Option(help="Why; kept with the version for good.")
+BY = typer.Option(help="Who you are. Default: AIRWORTHY_USER, or user@host.")
+
+
+@app.command(
+    epilog="Examples:\n\n  airworthy history flight_delay\n\n  airworthy history flight_delay --limit 5"
+)
+def history(
+    model: Annotated[str, typer.Argument(help="A model's name, or its spec.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest last.")] = 50,
+) -> None:
+    """Show what happened to a model's versions: who moved which alias, answered or overrode what, and why."""
+    from airworthy.client import model_name
+    from airworthy.registry import Registry
+
+    entries = Registry().history(model_name(model))
+    if len(entries) > limit:
+        out.print(f"[dim]… {len(entries) - limit} earlier[/]")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("time (UTC)", "what", "version", "instead of", "by", "why"):
+        table.add_column(column, overflow="fold", no_wrap=column == "time (UTC)")
+    for entry in entries[-limit:]:
+        why = f"did not happen: {entry.void}" if entry.void else entry.reason
+        what = entry.action + (f" ({entry.alias})" if entry.alias else "")
+        before = entry.before if entry.before and not entry.removed else ""
+        cells = (entry.time[:19].replace("T", " "), what, entry.version, before, entry.by or "–", why)
+        table.add_row(*(escape(cell) for cell in cells), style="dim strike" if entry.void else "")
+    out.print(table)
+
+
+@app.command(
+    epilog="Example:\n\n  airworthy approve flight_delay@3 --reason 'read the dossier, slices are fine'"
+)
+def approve(
+    version: Annotated[str, VERSION],
+    reason: Annotated[str, REASON],
+    by: Annotated[str | None, BY] = None,
+) -> None:
+    """Let traffic move to a version whose spec asks for a person's approval."""
+    from airworthy.client import LocalClient
+
+    _print_answer(version, LocalClient().approve(version, reason, by=by), "approved")
+
+
+@app.command(epilog="Example:\n\n  airworthy reject flight_delay@3 --reason 'recall in Newark is too low'")
+def reject(
+    version: Annotated[str, VERSION],
+    reason: Annotated[str, REASON],
+    by: Annotated[str | None, BY] = None,
+) -> None:
+    """Refuse a version; also after an approval, as long as it is not champion."""
+    from airworthy.client import LocalClient
+
+    _print_answer(version, LocalClient().reject(version, reason, by=by), "rejected")
+
+
+@app.command(
+    epilog="Examples:\n\n  airworthy prune flight_delay\n\n  airworthy prune flight_delay --keep 5 --days 90 --yes"
+)
+def prune(
+    model: Annotated[str, typer.Argument(help="A model's name, or its spec.")],
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Keep the newest so many. Default: the spec's retention.")
+    ] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Keep what is younger. Default: the spec's retention.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would be.")] = False,
+) -> None:
+    """Delete old versions with their files; never one that an alias, a dossier or a way back refers to."""
+    from airworthy.client import model_name
+
+    options = [*(["--keep", str(keep)] if keep else []), *(["--days", str(days)] if days is not None else [])]
+    in_environment("release", "prune", model_name(model), *options, *(["--yes"] if yes else []))
+
+
+def _print_answer(version: str, standing: Approval, word: str) -> None:
+    colour = "green" if word == "approved" else "yellow"
+    out.print(f"[{colour}]{escape(version)}[/] {escape(standing.sentence)}", soft_wrap=True)
+    out.print(
+        f"  about bundle {standing.bundle_digest[:12]}, judged in verdict {standing.verdict_sha256[:12]}",
+        style="dim",
+    )

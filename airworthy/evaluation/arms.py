@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+from collections import Counter, deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airworthy.model_spec import ModelSpec
+
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -172,23 +176,64 @@ def _columns(info: datasets.DatasetInfo) -> set[str]:
 def _one_pass(
     test: Path, info: datasets.DatasetInfo, scorers: Sequence[Scorer], columns: Sequence[str]
 ) -> tuple[list[tuple[Floats, dict[str, int]]], pa.Table]:
-    """Every scorer's scores and unseen counts, and the columns kept (id, time, label, `columns`)."""
+    """Every scorer's scores and unseen counts, and the columns kept (id, time, label, `columns`).
+
+    Batches are scored side by side, as the engines let go of the interpreter while they work; a row's score does
+    not depend on its batch. At most `2 * threads()` batches are in memory.
+    """
     import pyarrow as pa
 
-    wanted = {f.name for scorer in scorers for f in scorer.info.features}
+    wanted = sorted({f.name for scorer in scorers for f in scorer.info.features})
     kept = list(dict.fromkeys([info.id, info.time, str(info.label), *columns]))
     parts: list[list[Floats]] = [[] for _ in scorers]
     unseen: list[Counter[str]] = [Counter() for _ in scorers]
     batches = []
-    for batch in datasets.iter_batches(test, sorted({*wanted, *kept})):
-        frame = batch.select(sorted(wanted)).to_pandas()
-        for index, scorer in enumerate(scorers):
-            scores, new = scorer.score_frame(frame)
-            parts[index].append(np.asarray(scores, dtype=np.float64))
+
+    def collect(answers: list[tuple[Floats, dict[str, int]]]) -> None:
+        for index, (scores, new) in enumerate(answers):
+            parts[index].append(scores)
             unseen[index].update(new)
-        batches.append(batch.select(kept))
+
+    waiting: deque[Future[list[tuple[Floats, dict[str, int]]]]] = deque()
+    with ThreadPoolExecutor(threads()) as pool:
+        try:
+            for batch in datasets.iter_batches(test, sorted({*wanted, *kept})):
+                batches.append(batch.select(kept))
+                waiting.append(pool.submit(_score_batch, scorers, batch.select(wanted)))
+                if len(waiting) > 2 * threads():
+                    collect(waiting.popleft().result())
+            while waiting:
+                collect(waiting.popleft().result())
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)  # nobody waits for batches of a failed evaluation
+            raise
     answers = [(np.concatenate(p), dict(u)) for p, u in zip(parts, unseen, strict=True)]
     return answers, pa.Table.from_batches(batches)
+
+
+def _score_batch(scorers: Sequence[Scorer], batch: pa.RecordBatch) -> list[tuple[Floats, dict[str, int]]]:
+    """Every scorer's scores and unseen counts of one batch; its columns are unpacked once for all of them."""
+    values = {name: raw_values(batch.column(name)) for name in batch.schema.names}
+    answers = []
+    for scorer in scorers:
+        matrix, unseen = scorer.encode(values)
+        answers.append((scorer.score(matrix), unseen))
+    return answers
+
+
+def raw_values(column: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    """Numbers (missing as NaN), or objects (text, booleans with missing ones; missing as None)."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def threads() -> int:
+    """Things done at the same time: one per CPU of this process, bounded as each needs memory."""
+    return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
 
 
 def _labels(column: pa.ChunkedArray, test: Path) -> Labels:

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from airworthy import datasets
-from airworthy.evaluation import gate, metrics, report
+from airworthy.evaluation import (
+    behaviour,
+    comparison,
+    explanations,
+    fairness,
+    gate,
+    metrics,
+    overrides,
+    performance,
+    report,
+    scenarios,
+    slices,
+    weak_spots,
+)
 from airworthy.evaluation.arms import Scored, has_bundle, score_arms
-from airworthy.evaluation.gate import Measured
-from airworthy.evaluation.slices import slice_checks, slice_table
+from airworthy.evaluation.parts import partition
+from airworthy.evaluation.resampling import Bootstrap
 from airworthy.files import write_whole
+from airworthy.findings import FairnessFinding, Findings, write_findings
 from airworthy.model_spec import spec_digest
 from airworthy.verdict import Check, Verdict, write_verdict
 
@@ -22,6 +41,8 @@ if TYPE_CHECKING:
     from airworthy.evaluation.metrics import Floats
     from airworthy.model_spec import ModelSpec
 
+LEVEL = 0.95
+"""Coverage of the intervals, but for the primary comparison's, which the spec sets."""
 SCORES = "scores.parquet"
 
 _log = logging.getLogger(__name__)
@@ -50,6 +71,7 @@ def evaluate(
     champion: Path | None,
     champion_version: str | None,
     verdict_out: Path,
+    findings_out: Path,
     scores_out: Path,
     report_out: Path,
     summary_out: Path,
@@ -68,6 +90,7 @@ def evaluate(
         champion: The champion's bundle; None or an empty folder on a first release.
         champion_version: Its registry version; None (or "") on a first release.
         verdict_out: File for the verdict (JSON).
+        findings_out: File for all that was measured (JSON).
         scores_out: Folder for `scores.parquet`: id, label, challenger, champion (null without one).
         report_out: File for the report (HTML).
         summary_out: File for the summary (Markdown).
@@ -93,43 +116,36 @@ def evaluate(
         gate.require_policy(spec.gate, champion_version if has_bundle(champion) else None)
         scored = score_arms(spec, test, bundle, champion, champion_version)
         lineage = datasets.read_info(train) if train is not None else None
-        result = _judge(spec, blank, scored, lineage, report_out, summary_out)
+        verdict, findings = _judge(spec, blank, scored, lineage)
         _write_scores(scored, scores_out)
-        write_verdict(result.verdict, verdict_out)
+        write_findings(findings, findings_out)
+        write_whole(report_out, report.html(verdict, findings))
+        write_whole(summary_out, report.markdown(verdict, findings))
+        write_verdict(verdict, verdict_out)
     except BaseException as error:  # also an interrupt: a verdict must say so; the error goes on
         reason = str(error).strip() or type(error).__name__
         broken = blank.model_copy(update={"error": reason})
         write_verdict(broken, verdict_out)
-        write_whole(report_out, report.html(broken, None, None, None, []))
-        write_whole(summary_out, report.markdown(broken, None, None))
+        write_whole(report_out, report.html(broken, None))
+        write_whole(summary_out, report.markdown(broken, None))
         raise
-    _log.info("%s", report.headline(result.verdict))
-    return result
+    _log.info("%s", report.headline(verdict))
+    return _result(verdict, findings, scored)
 
 
 def _judge(
-    spec: ModelSpec,
-    blank: Verdict,
-    scored: Scored,
-    train: datasets.DatasetInfo | None,
-    report_out: Path,
-    summary_out: Path,
-) -> Evaluation:
+    spec: ModelSpec, blank: Verdict, scored: Scored, train: datasets.DatasetInfo | None
+) -> tuple[Verdict, Findings]:
     checks: list[Check] = gate.integrity_checks(scored, train)
-    measured = rival = None
-    slices = []
+    findings = _nothing_measured(scored, spec.name)
     # Metrics of scores that are no probabilities mean nothing; the integrity check alone then rejects.
     if scored.challenger.improbable == 0:
-        measured = gate.measure(scored, scored.challenger, spec.gate)
-        if scored.champion is not None:
-            rival = gate.measure(scored, scored.champion, spec.gate)
-        checks += [*gate.limit_checks(spec.gate, measured), *gate.champion_checks(scored, spec.gate)]
-        slices = slice_table(scored)
-        checks += slice_checks(scored, slices)
-    clean = all(check.outcome in ("pass", "warn") for check in checks)
+        measured, findings = _measure(spec, scored, findings)
+        checks += measured
+    checks = overrides.apply(checks, spec.gate.overrides, datetime.now(UTC).date())
     verdict = blank.model_copy(
         update={
-            "status": "passed" if clean else "rejected",
+            "status": "rejected" if any(check.stands_in_the_way for check in checks) else "passed",
             "checks": tuple(checks),
             "bundle_digest": scored.challenger.digest,
             "champion_digest": scored.champion_digest,
@@ -138,57 +154,140 @@ def _judge(
             "error": None,
         }
     )
-    write_whole(report_out, report.html(verdict, scored, measured, rival, slices))
-    write_whole(summary_out, report.markdown(verdict, measured, rival))
-    return Evaluation(
-        verdict=verdict,
-        metrics=_flat(scored, measured, rival, checks),
-        roc=_roc(scored) if measured else ([], [], []),
-        confusion=measured.confusion if measured else [[0, 0], [0, 0]],
+    return verdict, findings
+
+
+def _nothing_measured(scored: Scored, model: str) -> Findings:
+    return Findings(
+        model=model,
+        rows=len(scored.labels),
+        positives=int(scored.labels.sum()),
+        start=scored.dataset.start.isoformat(),
+        end=scored.dataset.end.isoformat(),
     )
 
 
+def _measure(spec: ModelSpec, scored: Scored, blank: Findings) -> tuple[list[Check], Findings]:
+    """Every part of the evaluation in turn: its checks, and what it found."""
+    policy, seed = spec.gate, spec.gate.resampling.seed
+    boot = Bootstrap.plan(len(scored.labels), policy.resampling.replicates, seed, scored.blocks)
+    clock = _Clock()
+    checks: list[Check] = []
+    with clock("performance"):
+        ours = performance.measure(scored.labels, scored.challenger, None, policy, boot, LEVEL)
+        theirs = (
+            performance.measure(scored.labels, rival, scored.champion_version, policy, boot, LEVEL)
+            if (rival := scored.champion)
+            else None
+        )
+        checks += performance.limit_checks(policy, ours, LEVEL)
+    with clock("comparison"):
+        more, differences, effective = comparison.compare(scored, policy, boot, LEVEL)
+        checks += more
+    with clock("slices"):
+        more, sliced = slices.assess(scored, spec.slices, policy.slices, boot, LEVEL)
+        checks += more
+    with clock("search for weak spots"):
+        more, weak = weak_spots.search(scored, spec.slices, policy.slices, boot, LEVEL)
+        checks += more
+    fair: tuple[FairnessFinding, ...] = ()
+    if policy.fairness:
+        with clock("fairness"):
+            more, fair = fairness.assess(scored, policy.fairness, boot, LEVEL)
+            checks += more
+    with clock("robustness"):
+        more, behaved = behaviour.probe(scored, policy.robustness, seed, LEVEL)
+        played, answers = scenarios.play(scored, policy.scenarios, seed)
+        checks += [*more, *played]
+    with clock("explanations"):
+        more, explained = explanations.explain(
+            scored, policy.explanations, _largest(spec, scored), seed, LEVEL
+        )
+        checks += more
+    return checks, blank.model_copy(
+        update={
+            "challenger": ours,
+            "champion": theirs,
+            "differences": differences,
+            "slices": sliced,
+            "weak_spots": weak,
+            "fairness": fair,
+            "behaviour": (*behaved, *answers),
+            "explained": explained,
+            "effective_rows": effective,
+            "seconds": clock.seconds,
+        }
+    )
+
+
+class _Clock:
+    """What each part took, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - begun, 3)
+        _log.info("%s: %.1f s", part, self.seconds[part])
+
+
+def _largest(spec: ModelSpec, scored: Scored) -> list[tuple[str, NDArray[np.intp]]]:
+    """The slices by single columns, and the places of their rows."""
+    found = []
+    for column in spec.slices:
+        if column in scored.columns:
+            cut = partition(column, scored.columns)
+            found += [(name, np.flatnonzero(cut.codes == code)) for code, name in enumerate(cut.names)]
+    return found
+
+
 def _settings(spec: ModelSpec, scored: Scored) -> dict[str, float | int | str | bool | None]:
-    comparison = spec.gate.champion
+    policy, champion = spec.gate, spec.gate.champion
     settings: dict[str, float | int | str | bool | None] = {
         "rows": len(scored.labels),
         "positives": int(scored.labels.sum()),
-        "interval_level": gate.LEVEL,
+        "interval_level": LEVEL,
+        "bootstrap_replicates": policy.resampling.replicates,
+        "bootstrap_seed": policy.resampling.seed,
+        "bootstrap_block": policy.resampling.block,
         "calibration_bins": metrics.CALIBRATION_BINS,
         "min_rows_per_class": gate.MIN_PER_CLASS,
-        "cost_false_alarm": spec.gate.threshold.cost_false_alarm,
-        "cost_miss": spec.gate.threshold.cost_miss,
+        "cost_false_alarm": policy.threshold.cost_false_alarm,
+        "cost_miss": policy.threshold.cost_miss,
+        "slice_margin": policy.slices.margin,
+        "slice_level": policy.slices.level,
+        "slice_correction": policy.slices.correction,
     }
     if scored.champion_version is None:
         settings["comparison"] = "no champion: absolute limits only"
-    elif comparison is None:
+    elif champion is None:
         settings["comparison"] = "not asked for by the spec: absolute limits only"
     else:
         settings |= {
-            "comparison": f"{comparison.policy} against champion version {scored.champion_version}",
-            "comparison_metric": comparison.metric,
-            "comparison_margin": comparison.margin,
-            "comparison_confidence": comparison.confidence,
+            "comparison": f"{champion.policy} against champion version {scored.champion_version}",
+            "comparison_metric": champion.metric,
+            "comparison_margin": champion.margin,
+            "comparison_confidence": champion.confidence,
         }
     return settings
 
 
-def _flat(
-    scored: Scored, measured: Measured | None, rival: Measured | None, checks: list[Check]
-) -> dict[str, float]:
-    found = {"rows": float(len(scored.labels)), "positives": float(scored.labels.sum())}
+def _result(verdict: Verdict, findings: Findings, scored: Scored) -> Evaluation:
+    found = {"rows": float(findings.rows), "positives": float(findings.positives)}
     found["unseen_categories"] = float(sum(scored.challenger.unseen.values()))
-    if measured is not None:
-        found |= measured.values
-    if rival is not None:
-        found |= {f"champion_{name}": value for name, value in rival.values.items()}
-    differences = {c.name: c.observed for c in checks if c.family == "champion" and c.observed is not None}
-    return found | differences
-
-
-def _roc(scored: Scored) -> tuple[list[float], list[float], list[float]]:
-    fpr, tpr, thresholds = (curve.tolist() for curve in metrics.roc(scored.labels, scored.challenger.scores))
-    return fpr, tpr, thresholds
+    ours, theirs = findings.challenger, findings.champion
+    if ours is None:
+        return Evaluation(verdict, found, ([], [], []), [[0, 0], [0, 0]])
+    found |= {name: number.value for name, number in ours.metrics.items()}
+    if theirs:
+        found |= {f"champion_{name}": number.value for name, number in theirs.metrics.items()}
+    found |= {f"{d.metric}_vs_champion": d.difference.value for d in findings.differences}
+    curve = metrics.roc(scored.labels, scored.challenger.scores)
+    fpr, tpr, thresholds = (points.tolist() for points in curve)
+    return Evaluation(verdict, found, (fpr, tpr, thresholds), [list(row) for row in ours.confusion])
 
 
 def _write_scores(scored: Scored, folder: Path) -> None:

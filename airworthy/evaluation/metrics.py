@@ -79,6 +79,20 @@ def log_losses(labels: Labels, scores: Floats) -> Floats:
     return -np.where(labels == 1, np.log(p), np.log1p(-p))
 
 
+def log_odds(scores: Floats) -> Floats:
+    """Log odds of each score."""
+    p = np.clip(scores, CLIP, 1 - CLIP)
+    return np.log(p) - np.log1p(-p)
+
+
+def costs(
+    labels: Labels, scores: Floats, threshold: float, cost_false_alarm: float, cost_miss: float
+) -> Floats:
+    """Cost of each row's decision; an alarm is score >= threshold."""
+    alarm = scores >= threshold
+    return np.where(labels == 1, np.where(alarm, 0.0, cost_miss), np.where(alarm, cost_false_alarm, 0.0))
+
+
 def squared_errors(labels: Labels, scores: Floats) -> Floats:
     """Squared error of each row's probability; their mean is the Brier score."""
     return (scores - labels) ** 2
@@ -86,8 +100,10 @@ def squared_errors(labels: Labels, scores: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Reliability over equal-mass bins (neighbouring scores, equally many rows)."""
+    """Reliability over bins of neighbouring scores, equally many rows in each as far as equal scores let them."""
 
+    codes: NDArray[np.intp]
+    """Bin of each row."""
     predicted: Floats
     """Mean score per bin."""
     observed: Floats
@@ -105,18 +121,21 @@ def calibration(labels: Labels, scores: Floats, bins: int = CALIBRATION_BINS) ->
     The floor: were every score the true probability, a bin's gap is close to normal with variance
     sum(p(1-p))/n², so its absolute value has mean s·sqrt(2/π) and variance s²(1-2/π); bins are independent.
     """
-    order = np.argsort(scores, kind="stable")
-    edges = np.linspace(0, len(scores), min(bins, len(scores)) + 1).astype(int)
-    starts, rows = edges[:-1], np.diff(edges).astype(float)
-    p, y = scores[order], labels[order].astype(float)
-    predicted = np.add.reduceat(p, starts) / rows
-    observed = np.add.reduceat(y, starts) / rows
+    # Equal scores stay together, so that the order of the rows doesn't matter.
+    places = np.linspace(0, len(scores), min(bins, len(scores)) + 1).astype(int)[1:-1]
+    edges = np.unique(np.partition(scores, places)[places]) if len(places) else scores[:0]
+    used, codes = np.unique(np.searchsorted(edges, scores, side="right"), return_inverse=True)
+    rows = np.bincount(codes, minlength=len(used)).astype(float)
+    predicted, observed, variance = (
+        np.asarray(np.bincount(codes, weights=values) / rows)
+        for values in (scores, labels, scores * (1 - scores))
+    )
+    spread = np.sqrt(variance / rows)
     weight = rows / len(scores)
-    spread = np.sqrt(np.add.reduceat(p * (1 - p), starts)) / rows
     mean = float(np.sum(weight * spread)) * math.sqrt(2 / math.pi)
     deviation = math.sqrt(float(np.sum((weight * spread) ** 2)) * (1 - 2 / math.pi))
     error = float(np.sum(weight * np.abs(predicted - observed)))
-    return Calibration(predicted, observed, rows, error, mean + 1.645 * deviation)
+    return Calibration(codes, predicted, observed, rows, error, mean + 1.645 * deviation)
 
 
 def calibration_line(labels: Labels, scores: Floats, iterations: int = 25) -> tuple[float, float]:
@@ -125,8 +144,7 @@ def calibration_line(labels: Labels, scores: Floats, iterations: int = 25) -> tu
     A slope below 1 means overconfident scores, an intercept above 0 scores that are too low on the whole.
     (1, 0) is perfect; (NaN, NaN) where no finite fit exists (one class, constant or separating scores).
     """
-    p = np.clip(scores, CLIP, 1 - CLIP)
-    x = np.log(p) - np.log1p(-p)
+    x = log_odds(scores)
     if labels.min() == labels.max() or np.ptp(x) < 1e-12:
         return math.nan, math.nan
     slope, intercept = 1.0, 0.0

@@ -164,8 +164,13 @@ def _project() -> Path:
     return checkout if (checkout / "requirements").is_dir() else _PACKAGE / "_project"
 
 
+def lock_files() -> Path:
+    """Folder of the lock files, one per group."""
+    return _project() / "requirements"
+
+
 def _lock_file(group: str) -> Path:
-    return _project() / "requirements" / f"{group}.txt"
+    return lock_files() / f"{group}.txt"
 
 
 @functools.cache

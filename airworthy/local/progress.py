@@ -13,6 +13,7 @@ from rich.text import Text
 
 from airworthy.local.events import Event
 from airworthy.local.state import TaskRecord
+from airworthy.notices import MARK
 
 _MARKS = {
     "PENDING": ("·", "dim"),
@@ -63,9 +64,11 @@ class Progress:
             if event.record:
                 self._records[event.path] = event.record
             if event.kind == "log_line" and event.text.strip():
-                self._lines[event.path] = event.text
+                self._lines[event.path] = event.text.removeprefix(MARK)
         if event.kind == "environment":
             self.console.print(event.text, highlight=False)
+        if event.kind == "log_line" and event.text.startswith(MARK):
+            self.console.print(event.text.removeprefix(MARK), highlight=False, markup=False, soft_wrap=True)
         if self._live is None and event.kind == "task_finished" and event.record and event.record.is_leaf:
             self.console.print(_plain(event.record), highlight=False, markup=False, soft_wrap=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from airworthy.errors import ConfigError
+from airworthy.model_spec.documents import inline_documents
 from airworthy.model_spec.fields import Name, Section, Severity
 from airworthy.model_spec.gate import (
     ChampionComparison,
@@ -169,10 +170,14 @@ def load_spec(text: str, source: str = "spec") -> ModelSpec:
 def read_spec(path: Path) -> tuple[ModelSpec, str, str]:
     """A spec file, its text and the text of the schema file that it names.
 
+    Texts that the card takes from `docs/` are written into the spec's text: see `documents`.
+
     Raises:
         ConfigError: A file is missing, or the spec is wrong.
     """
     text = read_text(path, "model spec")
+    load_spec(text, str(path))
+    text = inline_documents(text, path)
     spec = load_spec(text, str(path))
     schema = path.parent / spec.validation.schema_file
     if not schema.exists():

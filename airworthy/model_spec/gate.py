@@ -146,7 +146,8 @@ class Explanations(Section):
     """No honest feature tells the label this well alone."""
     max_importance_jump: Share | None = 0.3
     """Largest rise of a feature's share of all contributions against the champion's."""
-    on_alarm: Literal["warn", "block"] = "block"
+    on_leak: Literal["warn", "block"] = "block"
+    on_importance_jump: Literal["warn", "block"] = "warn"
 
 
 class Scenario(Section):

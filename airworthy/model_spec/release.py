@@ -127,7 +127,7 @@ class Retention(Section):
     """Which old versions `airworthy prune` keeps, besides those that an alias or a dossier refers to."""
 
     versions: Annotated[int, Field(ge=1)] = 20
-    days: Days = 365
+    days: Annotated[float, Field(ge=0, le=36_500)] = 365
 
 
 class Card(Section):

@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from airworthy.errors import DataError
+from airworthy.bundle import verify_bundle
+from airworthy.errors import BundleError, DataError
 from airworthy.registry.registry import Registry
+from airworthy.registry.versions import STATISTICS
 
 DESCRIPTION = "champion.json"
 
@@ -34,7 +36,7 @@ def export_champion(registry: Registry, model: str, out: Path) -> Champion:
     found = registry.champion(model)
     if found is not None:
         registry.fetch_bundle(found, out / "bundle")
-        registry.fetch_statistics(found, out / "statistics")
+        registry.fetch_evidence(found, STATISTICS, out / "statistics")
     said = {
         "model": model,
         "version": found.version if found else None,
@@ -47,16 +49,19 @@ def export_champion(registry: Registry, model: str, out: Path) -> Champion:
 
 
 def read_champion(path: Path) -> Champion:
-    """What `export_champion` wrote.
+    """What `export_champion` wrote, with the bundle verified against the registered digest.
 
     Raises:
         DataError: It is not such a folder.
+        BundleError: The bundle was changed or exchanged since.
     """
     try:
         said = json.loads((path / DESCRIPTION).read_text())
         version, digest = said["version"], said["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{path}: not an exported champion ({DESCRIPTION} is missing or damaged)") from None
+    if version and verify_bundle(path / "bundle") != digest:
+        raise BundleError(f"{path}: holds another bundle than champion version {version}; load it again")
     statistics = path / "statistics"
     return Champion(
         version=version,

@@ -13,9 +13,22 @@ from airworthy.bundle import read_bundle_info
 from airworthy.datasets import read_info
 from airworthy.errors import GateError
 from airworthy.model_spec import spec_digest
-from airworthy.registry.versions import DIGEST, PREFIX, ROLLED_BACK, Version
+from airworthy.registry import reading
+from airworthy.registry.versions import (
+    APPROVAL_REQUIRED,
+    BARRED,
+    COMPARED,
+    DELETING,
+    DIGEST,
+    PREFIX,
+    RETENTION,
+    ROLLED_BACK,
+    Version,
+)
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from airworthy.model_spec import ModelSpec
     from airworthy.verdict import RolloutOutcome, Verdict
 
@@ -40,6 +53,8 @@ def require_promotable(
         )
     if outcome.decision != "PASS":
         raise GateError(f"the rollout of {candidate} ended in {outcome.decision}: {outcome.reason}")
+    if DELETING in candidate.tags:
+        raise GateError(f"{candidate} is being deleted: release again")
     if judged.champion_version != expected:
         raise GateError(
             f"stale: the gate compared with champion version {judged.champion_version or 'none'}, not "
@@ -69,35 +84,41 @@ def require_expected(
         )
 
 
-def refuse_rolled_back(version: Version) -> None:
-    """Refuse a bundle that was rolled back from production: old evidence passed it once already."""
-    mark = version.tags.get(ROLLED_BACK)
+def refuse_barred(client: MlflowClient, model: str, digest: str) -> None:
+    """Refuse a bundle that was rolled back from production: old evidence passed it once already.
+
+    The mark lies on its version or, when that was deleted, on the model.
+    """
+    mark = client.get_registered_model(model).tags.get(PREFIX + BARRED + digest)
+    what, place = f"bundle {short(digest)}", f"the model's tag {PREFIX}{BARRED}{digest}"
+    found = reading.by_digest(client, model, digest)
+    if found is not None and ROLLED_BACK in found.tags:
+        mark = found.tags[ROLLED_BACK]
+        what, place = str(found), f"that version's tag {PREFIX}{ROLLED_BACK}"
     if mark is not None:
         said = json.loads(mark)
         raise GateError(
-            f"this bundle is {version}, rolled back {said['time'][:16]} UTC ({said['reason']}); train "
-            f"another, or delete that version's tag {PREFIX}{ROLLED_BACK} to allow it again"
+            f"this bundle is {what}, rolled back {said['time'][:16]} UTC ({said['reason']}); train another, or "
+            f"delete {place} to allow it again"
         )
 
 
-def lineage(spec_text: str, *, as_of: str, train: Path, statistics: Path | None = None) -> dict[str, str]:
+def lineage(spec_text: str, *, as_of: str, train: Path) -> dict[str, str]:
     """Where a model comes from, as tags for its version.
 
     Args:
         spec_text: The model spec.
         as_of: The time that the data was retrieved as of.
         train: Training dataset.
-        statistics: Accepted statistics of the data (file or folder).
     """
     info = read_info(train)
-    facts = {
+    return {
         "as_of": as_of,
         "spec_digest": spec_digest(spec_text),
         "training_rows": str(info.rows),
         "training_start": info.start.isoformat(),
         "training_end": info.end.isoformat(),
     }
-    return facts | ({"statistics_sha256": content_digest(statistics)} if statistics else {})
 
 
 def version_tags(spec: ModelSpec, judged: Verdict, bundle: Path, more: Mapping[str, str]) -> dict[str, str]:
@@ -111,12 +132,15 @@ def version_tags(spec: ModelSpec, judged: Verdict, bundle: Path, more: Mapping[s
         "feature_service": info.feature_service,
         "feature_service_digest": info.feature_service_digest,
         "policy_digest": judged.policy_digest,
-        "champion_compared": judged.champion_version or "",
+        COMPARED: judged.champion_version or "",
         "verdict.status": judged.status,
         "rounds": info.rounds,
         "service": spec.rollout.service,
         "library_version": __version__,
+        RETENTION: spec.retention.model_dump_json(),
     }
+    if spec.approval.required:
+        facts[APPROVAL_REQUIRED] = spec.approval.model_dump_json()
     return {**more, **{key: str(value) for key, value in facts.items()}}
 
 

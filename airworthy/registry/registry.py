@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 from airworthy import mlflow_store
-from airworthy.errors import GateError, RegistryError
+from airworthy.errors import GateError
 from airworthy.mlflow_store import store_errors
-from airworthy.registry import aliases, artifacts, evidence
-from airworthy.registry.lock import INFIX, WAIT_SECONDS, Hold, model_lock
-from airworthy.registry.versions import (
-    CHALLENGER,
-    CHAMPION,
-    DIGEST,
-    PREFIX,
-    PREVIOUS,
-    REPLACED,
-    ROLLED_BACK,
-    STATISTICS,
-    VERDICT,
-    WITHDRAWN,
-    Version,
-    version_of,
-)
+from airworthy.registry import aliases, artifacts, reading, transitions
+from airworthy.registry import evidence as proof
+from airworthy.registry.approval import require_approval
+from airworthy.registry.history import Change, Entry, read, repair, whoami
+from airworthy.registry.lock import INFIX, LEASE_SECONDS, WAIT_SECONDS, model_lock
+from airworthy.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, ROLLOUT, VERDICT, Version
 from airworthy.verdict import read_rollout, require_passed
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow import MlflowClient
 
     from airworthy.model_spec import ModelSpec
+    from airworthy.signing import Key
 
-_log = logging.getLogger(__name__)
+NONE: Mapping[str, Path] = MappingProxyType({})
 
 
 class Registry:
@@ -48,14 +38,29 @@ class Registry:
     Args:
         uri: MLflow tracking URI; by default `MLFLOW_TRACKING_URI` or the state directory's SQLite file.
         wait_seconds: How long to wait while another process changes the same model.
+        lease_seconds: After how long a process that vanished while it did is overtaken (servers only).
+        by: Who is at work, for the history; by default `AIRWORTHY_USER`, or user@host.
     """
 
-    def __init__(self, uri: str | None = None, *, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        wait_seconds: float = WAIT_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
+        by: str | None = None,
+    ) -> None:
         self.uri = mlflow_store.ensure_store(uri)
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        self._wait_seconds = wait_seconds
+        self._wait_seconds, self._lease_seconds = wait_seconds, lease_seconds
+        self._by = by or whoami()
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client, for what is not about versions."""
+        return self._client
 
     def models(self) -> list[str]:
         """Names of the registered models."""
@@ -82,22 +87,25 @@ class Registry:
             RegistryError: There is no such version.
         """
         with store_errors(f"read {model} version {version}"):
-            entry = self._client.get_model_version(model, version)
-            return version_of(entry, entry.aliases)
+            return reading.by_number(self._client, model, version)
 
     def versions(self, model: str) -> list[Version]:
         """All versions, newest first; empty for an unknown model."""
         with store_errors(f"list the versions of {model}"):
-            found = self._search(f"name='{model}'")
-            given = self._client.get_registered_model(model).aliases if found else {}
-        held = {str(n): [a for a, v in given.items() if str(v) == str(n)] for n in given.values()}
-        versions = [version_of(entry, held.get(str(entry.version), ())) for entry in found]
-        return sorted(versions, key=lambda v: int(v.version), reverse=True)
+            return reading.every(self._client, model)
 
-    def moves(self, model: str) -> list[dict[str, Any]]:
-        """Every change of an alias, oldest first: time, action, alias, version, from, reason."""
+    def history(self, model: str) -> list[Entry]:
+        """Everything that was done to a model's versions, oldest first: moves of aliases, answers, deletions.
+
+        Raises:
+            RegistryError: There is no such model, or it can't be reached.
+        """
         with store_errors(f"read the history of {model}"):
-            return aliases.history(self._client, model)
+            return read(self._client, model)
+
+    def moves(self, model: str) -> list[Entry]:
+        """Every move of an alias that came about, oldest first."""
+        return [entry for entry in self.history(model) if entry.alias and not entry.void]
 
     def register(
         self,
@@ -107,7 +115,7 @@ class Registry:
         bundle: Path,
         run_id: str | None = None,
         lineage: Mapping[str, str] | None = None,
-        statistics: Path | None = None,
+        evidence: Mapping[str, Path] = NONE,
     ) -> Version:
         """Register a bundle that passed the gate, and make it the challenger.
 
@@ -120,7 +128,8 @@ class Registry:
             run_id: The training run; its artifacts are the version's source when they hold this bundle. None
                 (or "") makes a run of its own.
             lineage: Further facts to record as tags (see `airworthy.registry.lineage`).
-            statistics: Accepted statistics of the training data (file or folder), kept with the version.
+            evidence: Further files and folders to keep with the version, by name (`statistics`, `findings`,
+                `spec`, …); the verdict is kept anyway.
 
         Raises:
             GateError: The verdict is missing, negative or about another bundle or model; or this bundle was
@@ -130,31 +139,18 @@ class Registry:
         judged = require_passed(verdict, bundle)
         if judged.model != spec.name:
             raise GateError(f"the verdict is about {judged.model}, not {spec.name}; evaluate this model")
-        tags = evidence.version_tags(spec, judged, bundle, lineage or {})
-        with self._locked(spec.name, "register") as hold:
-            self._ensure_model(spec)
-            found = self._by_digest(spec.name, judged.bundle_digest)
-            if found is not None:
-                evidence.refuse_rolled_back(found)
-            # A version's evidence lies in its own run, so that is where an update goes as well.
-            run = (found.run_id if found else None) or run_id or self._own_run(spec.name)
-            tags |= artifacts.store_evidence(self._client, run, VERDICT, verdict)
-            if statistics is not None:
-                tags |= artifacts.store_evidence(self._client, run, STATISTICS, statistics)
-            hold.require()
-            if found is None:
-                source = artifacts.store_bundle(self._client, run, bundle, judged.bundle_digest)
-                prefixed = {PREFIX + key: value for key, value in tags.items()}
-                entry = self._client.create_model_version(
-                    spec.name, source, run, tags=prefixed, await_creation_for=0
-                )
-                found = version_of(entry, ())
-            aliases.tag(self._client, found, tags)
-            if WITHDRAWN in found.tags:
-                self._client.delete_model_version_tag(spec.name, found.version, PREFIX + WITHDRAWN)
-            if CHAMPION not in found.aliases and CHALLENGER not in found.aliases:
-                aliases.move(self._client, hold, found, CHALLENGER, "registered", "passed the gate")
-        return self.version(spec.name, found.version)
+        facts = proof.version_tags(spec, judged, bundle, lineage or {})
+        with self.changing(spec.name, "register", ensure=spec.description) as change:
+            number = transitions.register(
+                change,
+                judged=judged,
+                bundle=bundle,
+                run_id=run_id,
+                new_run=lambda: self._own_run(spec.name),
+                facts=facts,
+                contents={**evidence, VERDICT: verdict},
+            )
+        return self.version(spec.name, number)
 
     def promote(
         self,
@@ -165,6 +161,7 @@ class Registry:
         bundle: Path,
         rollout: Path,
         expected_champion: str | None,
+        evidence: Mapping[str, Path] = NONE,
     ) -> Literal["promoted", "already"]:
         """Make a version the champion, once, and only over the champion that it was compared with.
 
@@ -175,6 +172,8 @@ class Registry:
             bundle: The version's bundle.
             rollout: `rollout.json` of its canary.
             expected_champion: The champion that the gate and the canary compared with; None (or "") for none.
+            evidence: Further files and folders to keep with the version; as `rollout`, the whole record takes the
+                place of `rollout.json`.
 
         Returns:
             `already` when it is the champion; so repeating is safe.
@@ -186,25 +185,24 @@ class Registry:
         """
         expected = expected_champion or None
         judged, outcome = require_passed(verdict, bundle), read_rollout(rollout)
-        evidence.require_promotable(self.version(model, version), judged, outcome, expected)
-        with self._locked(model, "promote") as hold:
+        proof.require_promotable(self.version(model, version), judged, outcome, expected)
+        with self.changing(model, "promote") as change:
             champion, candidate = self.champion(model), self.version(model, version)
             if champion is not None and champion.version == candidate.version:
-                aliases.settle(self._client, hold, champion)
+                aliases.settle(change, champion)
                 return "already"
-            evidence.refuse_rolled_back(candidate)
-            evidence.require_expected(model, champion, expected, outcome)
-            # Before the alias: a crash in between leaves a tag that the next attempt writes again.
-            tags = {
-                REPLACED: expected or "",
-                "promotion_verdict_sha256": evidence.content_digest(verdict),
-                "rollout_sha256": evidence.content_digest(rollout),
-            }
-            aliases.tag(self._client, candidate, tags)
-            if WITHDRAWN in candidate.tags:
-                self._client.delete_model_version_tag(model, version, PREFIX + WITHDRAWN)
-            aliases.move(self._client, hold, candidate, CHAMPION, "promoted", outcome.reason, expected)
-            aliases.settle(self._client, hold, self.version(model, version))
+            proof.refuse_barred(self._client, model, candidate.digest)
+            proof.require_expected(model, champion, expected, outcome)
+            judgement = proof.content_digest(verdict)
+            require_approval(candidate, judgement)
+            transitions.promote(
+                change,
+                candidate,
+                outcome=outcome,
+                expected=expected,
+                facts={"promotion_verdict_sha256": judgement},
+                contents={ROLLOUT: rollout, **evidence},
+            )
         return "promoted"
 
     def rollback(self, model: str, reason: str, *, expected_champion: str | None = None) -> Version:
@@ -220,26 +218,13 @@ class Registry:
             RegistryError: There is no champion, or none before it.
             BundleError: The previous champion's stored files are damaged.
         """
-        with self._locked(model, "roll back") as hold:
-            champion = self.champion(model)
-            if champion is None:
-                raise RegistryError(f"{model} has no champion, so there is nothing to roll back")
-            if expected_champion and champion.version != expected_champion:
-                raise GateError(f"{champion} serves by now, not {expected_champion}: nothing was rolled back")
-            before = champion.tags.get(REPLACED)
-            if not before:
-                raise RegistryError(f"{champion} is the first champion: there is none to go back to")
-            previous = self.version(model, before)
-            if ROLLED_BACK in previous.tags:
-                raise RegistryError(f"{previous} came before, but was rolled back itself: none to go back to")
-            with tempfile.TemporaryDirectory() as scratch:  # a way back that can't be served is none
+
+        def servable(previous: Version) -> None:  # a way back that can't be served is none
+            with tempfile.TemporaryDirectory() as scratch:
                 self.fetch_bundle(previous, Path(scratch) / "bundle")
-            aliases.tag(
-                self._client, champion, {ROLLED_BACK: json.dumps({"time": aliases.now(), "reason": reason})}
-            )
-            aliases.move(self._client, hold, previous, CHAMPION, "rolled back", reason, champion.version)
-            aliases.settle(self._client, hold, previous)
-        return self.version(model, previous.version)
+
+        with self.changing(model, "roll back") as change:
+            return transitions.rollback(change, reason, expected_champion=expected_champion, check=servable)
 
     def withdraw_challenger(self, model: str, version: str | None = None, *, reason: str) -> str | None:
         """Take the alias `challenger` from a version that did not make it.
@@ -254,18 +239,8 @@ class Registry:
         """
         if self.challenger(model) is None:
             return None
-        with self._locked(model, "withdraw the challenger of") as hold:
-            current = self.challenger(model)
-            if current is None or (version is not None and current.version != version):
-                return None
-            if CHAMPION in current.aliases:  # promoted, and the run died before it tidied up
-                aliases.settle(self._client, hold, current)
-                return None
-            aliases.tag(
-                self._client, current, {WITHDRAWN: json.dumps({"time": aliases.now(), "reason": reason})}
-            )
-            aliases.move(self._client, hold, current, CHALLENGER, "withdrawn", reason, remove=True)
-        return current.version
+        with self.changing(model, "withdraw the challenger of") as change:
+            return transitions.withdraw(change, version, reason)
 
     def fetch_bundle(self, version: Version, out: Path) -> Path:
         """Copy a version's bundle to the folder `out`, verified against the digest of its registration.
@@ -277,21 +252,79 @@ class Registry:
         with store_errors(f"fetch the bundle of {version}"):
             return artifacts.fetch_bundle(self._client, version, out)
 
-    def fetch_statistics(self, version: Version, out: Path) -> Path | None:
-        """Copy the accepted statistics kept with a version to `out`; None when none were kept."""
-        with store_errors(f"fetch the statistics of {version}"):
-            return artifacts.fetch_evidence(self._client, version, STATISTICS, out)
+    def sign(self, version: Version, key: Key) -> None:
+        """Sign a version's stored bundle, which had been registered unsigned or signed with an older key.
 
-    def fetch_verdict(self, version: Version, out: Path) -> Path | None:
-        """Copy the verdict that a version was registered with to the file `out`."""
-        with store_errors(f"fetch the verdict of {version}"):
-            return artifacts.fetch_evidence(self._client, version, VERDICT, out)
+        Raises:
+            BundleError: The stored files are not what was registered, or can't be signed.
+            RegistryError: They can't be reached.
+        """
+        with store_errors(f"sign {version}"):
+            artifacts.sign_stored(self._client, version, key)
 
-    def _ensure_model(self, spec: ModelSpec) -> None:
+    def attach(self, version: Version, name: str, content: Path) -> Version:
+        """Keep a file or folder with a version as evidence; what is kept under that name already is replaced.
+
+        Args:
+            version: A registered version.
+            name: Such as `smoke`, `rollout`, `dossier`: small letters, digits, underscores.
+            content: The file or folder.
+
+        Raises:
+            RegistryError: The registry can't be reached, or another process holds the model.
+            ConfigError: It can't be a name.
+        """
+        with self.changing(version.model, "keep evidence with") as change:
+            current = self.version(version.model, version.version)
+            aliases.tag(change, current, artifacts.store_all(self._client, current.run_id, {name: content}))
+        return self.version(version.model, version.version)
+
+    def evidence(self, version: Version) -> dict[str, str]:
+        """SHA-256 of everything that is kept with a version, by name (`verdict`, `statistics`, …)."""
+        return artifacts.kept(version)
+
+    def fetch_evidence(self, version: Version, name: str, out: Path) -> Path | None:
+        """Copy evidence kept with a version to `out` (a file or folder, as it was given); None when there is none.
+
+        Raises:
+            BundleError: The stored content is not what was recorded.
+            RegistryError: It can't be read.
+        """
+        with store_errors(f"fetch the {name} of {version}"):
+            return artifacts.fetch_evidence(self._client, version, name, out)
+
+    @contextmanager
+    def changing(
+        self, model: str, action: str, *, by: str | None = None, ensure: str | None = None
+    ) -> Iterator[Change]:
+        """Hold a model's lock, and the right to change it.
+
+        Args:
+            model: Registered model.
+            action: What for, as in "the model registry could not …".
+            by: Who, for the history; by default whoever opened the registry.
+            ensure: Make the model if it is missing, with this description.
+
+        Raises:
+            RegistryError: Another process holds it, or the registry can't be reached.
+        """
+        with (
+            store_errors(f"{action} {model}"),
+            model_lock(
+                self._client, model, wait_seconds=self._wait_seconds, lease_seconds=self._lease_seconds
+            ) as hold,
+        ):
+            if ensure is not None:
+                self._ensure_model(model, ensure)
+            change = Change(self._client, model, hold, by or self._by)
+            repair(change)
+            yield change
+
+    def _ensure_model(self, model: str, description: str) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.create_registered_model(spec.name, description=spec.description)
+            self._client.create_registered_model(model, description=description)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -303,35 +336,5 @@ class Registry:
         return str(run.info.run_id)
 
     def _by_alias(self, model: str, alias: str) -> Version | None:
-        from mlflow.exceptions import MlflowException
-
         with store_errors(f"read the {alias} of {model}"):
-            try:
-                entry = self._client.get_model_version_by_alias(model, alias)
-            except MlflowException as error:  # an outage must not look like "none"
-                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    return None
-                raise
-            return version_of(entry, entry.aliases)
-
-    def _by_digest(self, model: str, digest: str) -> Version | None:
-        found = self._search(f"name='{model}' and tags.`{PREFIX}{DIGEST}`='{digest}'")
-        return self.version(model, str(min(int(v.version) for v in found))) if found else None
-
-    def _search(self, query: str) -> list[ModelVersion]:
-        found: list[ModelVersion] = []
-        token = None
-        while True:
-            page = self._client.search_model_versions(query, max_results=200, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
-
-    @contextmanager
-    def _locked(self, model: str, action: str) -> Iterator[Hold]:
-        with (
-            store_errors(f"{action} {model}"),
-            model_lock(self._client, model, wait_seconds=self._wait_seconds) as hold,
-        ):
-            yield hold
+            return reading.by_alias(self._client, model, alias)

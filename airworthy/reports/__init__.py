@@ -1,7 +1,8 @@
 """Pages for people: self-contained HTML (no script, no network), light and dark, laptop and phone.
 
-`page` wraps a body; `table`, `badge`, `facts` make its parts; `airworthy.reports.charts` draws `lines` and
-`bars` as small inline SVG. All text is escaped here, so callers pass plain strings.
+`page` wraps a body; `table`, `badge`, `facts` make its parts; `airworthy.reports.charts` draws `lines`, `bars`
+and `forest` as small inline SVG; `airworthy.reports.lights` orders a verdict for people. All text is escaped
+here, so callers pass plain strings.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ _WORDS = {
     "fail": "fail",
     "inconclusive": "inconclusive",
     "skipped": "skipped",
+    "overridden": "overridden",
 }
 
 
-def page(title: str, body: str, *, subtitle: str = "", outcome: str | None = None) -> str:
+def page(title: str, body: str, *, subtitle: str = "", outcome: str | None = None, top: str = "") -> str:
     """A whole HTML page.
 
     Args:
@@ -30,6 +32,7 @@ def page(title: str, body: str, *, subtitle: str = "", outcome: str | None = Non
         body: HTML made by this module's functions (not escaped again).
         subtitle: One sentence under the heading.
         outcome: `pass`, `warn`, `fail` or `inconclusive`: shown as a badge beside the heading.
+        top: HTML above the heading, for what nobody may overlook.
     """
     mark = f" {badge(outcome)}" if outcome else ""
     lead = f'<p class="lead">{escape(subtitle)}</p>' if subtitle else ""
@@ -37,16 +40,17 @@ def page(title: str, body: str, *, subtitle: str = "", outcome: str | None = Non
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><main><h1>{escape(title)}{mark}</h1>{lead}\n{body}\n"
+        f"<body><main>{top}<h1>{escape(title)}{mark}</h1>{lead}\n{body}\n"
         "<footer>Made by Airworthy from recorded facts; this page loads nothing.</footer>"
         "</main></body></html>\n"
     )
 
 
-def section(title: str, *parts: str, note: str = "") -> str:
-    """A heading with content under it."""
+def section(title: str, *parts: str, note: str = "", anchor: str = "") -> str:
+    """A heading with content under it; `anchor` is where `jump` leads to."""
     lead = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{lead}{''.join(parts)}</section>\n"
+    place = f' id="{escape(anchor)}"' if anchor else ""
+    return f"<section{place}><h2>{escape(title)}</h2>{lead}{''.join(parts)}</section>\n"
 
 
 def paragraph(text: str) -> str:
@@ -83,12 +87,13 @@ def table(
     """
     if not rows:
         return '<p class="note">Nothing to show.</p>'
-    head = ("<th></th>" if outcomes else "") + "".join(f"<th>{escape(h)}</th>" for h in headers)
+    titles = ["Outcome", *headers] if outcomes else headers
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in titles)
     lines = []
     for index, row in enumerate(rows):
         outcome = outcomes[index] if outcomes else None
         first = f"<td>{badge(outcome)}</td>" if outcome else ""
-        cells = "".join(_cell(value) for value in row)
+        cells = "".join(cell(value) for value in row)
         lines.append(f'<tr class="{escape(outcome or "")}">{first}{cells}</tr>')
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(headers[0])} table">'
@@ -105,9 +110,10 @@ def facts(pairs: Mapping[str, object]) -> str:
     return f'<dl class="facts">{items}</dl>'
 
 
-def details(summary: str, content: str) -> str:
-    """Content that unfolds on demand."""
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+def details(summary: str, content: str, *, anchor: str = "") -> str:
+    """Content that unfolds on demand, or when its anchor is jumped to."""
+    place = f' id="{escape(anchor)}"' if anchor else ""
+    return f"<details{place}><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def link(text: str, target: str) -> Markup:
@@ -115,7 +121,13 @@ def link(text: str, target: str) -> Markup:
     return Markup('<a href="{}">{}</a>').format(target, text)
 
 
-def _cell(value: object) -> str:
+def jump(text: str, anchor: str) -> Markup:
+    """A link to a place on the same page."""
+    return Markup('<a href="#{}">{}</a>').format(anchor, text)
+
+
+def cell(value: object) -> str:
+    """One cell of a table: numbers are formatted, `Markup` is kept as HTML, the rest is escaped."""
     if isinstance(value, Markup):
         return f"<td>{value}</td>"
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,20 +1,39 @@
 """Small charts as inline SVG: no script, a few kilobytes, coloured by the page's light or dark theme.
 
 A charting library would add megabytes of script to every artifact; these pages are copied into object
-stores with every run and open in the Kubeflow UI.
+stores with every run and open in the Kubeflow UI. `lines` and `bars` are figures of their own;
+`airworthy.reports.forest` draws a plot into the rows of a table.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import escape
 
-Points = Sequence[tuple[float, float]]
+from airworthy.reports.drawing import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Points,
+    Scale,
+    dashes,
+    decades,
+    figure,
+    path,
+    scale,
+    tick,
+    ticks,
+)
+from airworthy.reports.forest import Row, forest
 
-WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 40
+__all__ = ["Points", "Row", "bars", "forest", "lines", "tick"]
+
+Whisker = tuple[float, float, float]
+"""x, lower end, upper end."""
 _THIN = "stroke-width:1.2;stroke-dasharray:5 4"
 
 
@@ -33,13 +52,14 @@ def lines(
     limits: Mapping[str, float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
     regions: Sequence[tuple[float, float, str]] = (),
-    band: tuple[Points, Points] | None = None,
+    bands: Mapping[str, tuple[Points, Points]] | None = None,
+    whiskers: Mapping[str, Sequence[Whisker]] | None = None,
 ) -> str:
     """A line chart.
 
     Args:
         title: Caption below the chart.
-        series: Up to eight named lines of finite (x, y) points; from the fifth on they are dotted.
+        series: Up to eight named lines of finite (x, y) points, told apart by colour and dashes.
         x_label: Axis title with unit.
         y_label: Axis title with unit.
         reference: A dashed line, such as a threshold or the diagonal.
@@ -51,38 +71,40 @@ def lines(
         limits: A dashed level of its own for some of the series, by name, in that line's colour.
         marks: Events: (x, label), drawn as vertical lines.
         regions: Stretches of the x axis: (from, to, label), shaded in turn; labels that don't fit are left out.
-        band: Lower and upper edge of a shaded area.
+        bands: Lower and upper edge of a shaded area in that line's colour, by name of the series.
+        whiskers: Intervals at single points of a series, by its name; its points are drawn as dots then.
 
     Returns:
         An HTML `figure`; a sentence instead of a chart when there are no points.
     """
-    edges = [p for edge in band or () for p in edge]
+    bands, whiskers = bands or {}, whiskers or {}
+    edges = [p for pair in bands.values() for edge in pair for p in edge]
+    edges += [(x, end) for found in whiskers.values() for x, low, high in found for end in (low, high)]
     points = [p for s in series.values() for p in s] + list(reference) + edges
     if not points:
         return f"<figure><figcaption>{escape(title)}: no data</figcaption></figure>"
     x_range = x_range or (min(p[0] for p in points), max(p[0] for p in points))
     y_range = y_range or (min(p[1] for p in points), max(p[1] for p in points))
-    to_x = _scale(x_range, LEFT, WIDTH - RIGHT)
-    to_y = _scale(y_range, HEIGHT - BOTTOM, TOP, log=log_y)
+    to_x = scale(x_range, LEFT, WIDTH - RIGHT)
+    to_y = scale(y_range, HEIGHT - BOTTOM, TOP, log=log_y)
     parts = _regions(regions, to_x)
     parts += _axes(x_range, y_range, to_x, to_y, x_label, y_label, log_y)
-    if band and band[0]:
-        outline = _path([*band[0], *reversed(band[1])], to_x, to_y, False)
-        parts.append(f'<path class="f0" style="opacity:.18" d="{outline}Z"/>')
+    parts += _bands(series, bands, to_x, to_y)
     if reference:
-        parts.append(f'<path class="dash" d="{_path(reference, to_x, to_y, False)}"/>')
+        parts.append(f'<path class="dash" d="{path(reference, to_x, to_y)}"/>')
     for index, (name, line) in enumerate(series.items()):
-        parts.append(f'<path class="line s{index % 4}"{_dots(index)} d="{_path(line, to_x, to_y, steps)}"/>')
+        css = f"line s{index % 4}"
+        parts.append(f'<path class="{css}"{dashes(index)} d="{path(line, to_x, to_y, steps)}"/>')
         if limits and name in limits:
-            y = to_y(limits[name])
-            parts.append(
-                f'<path class="line s{index % 4}" style="{_THIN}" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-            )
+            level = f"M{LEFT} {to_y(limits[name]):.1f}H{WIDTH - RIGHT}"
+            parts.append(f'<path class="{css}" style="{_THIN}" d="{level}"/>')
+        if name in whiskers:
+            parts += _dots(line, whiskers[name], index % 4, to_x, to_y)
     parts += _marks(marks, to_x, TOP + (27 if regions else 11))
-    legend = [(name, f"line s{i % 4}", _dots(i)) for i, name in enumerate(series)] if len(series) > 1 else []
+    legend = [(name, f"line s{i % 4}", dashes(i)) for i, name in enumerate(series)] if len(series) > 1 else []
     if reference_label:
         legend.append((reference_label, "dash", ""))
-    return _figure(title, parts, legend)
+    return figure(title, parts, legend)
 
 
 def bars(title: str, values: Mapping[str, float], *, unit: str = "", limit: float | None = None) -> str:
@@ -92,35 +114,47 @@ def bars(title: str, values: Mapping[str, float], *, unit: str = "", limit: floa
     row, label = 20, 150
     height = row * len(values) + 8
     top = max([*values.values(), limit or 0.0, 1e-12])
-    scale = (WIDTH - label - 70) / top
+    factor = (WIDTH - label - 70) / top
     parts = []
     for index, (name, value) in enumerate(values.items()):
-        y = 4 + index * row
+        y, length = 4 + index * row, max(value, 0) * factor
         parts.append(f'<text x="{label - 6}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
         parts.append(
-            f'<rect class="f0" x="{label}" y="{y + 2}" width="{max(value, 0) * scale:.1f}" height="{row - 6}"/>'
-        )
-        parts.append(
-            f'<text x="{label + max(value, 0) * scale + 5:.1f}" y="{y + 13}">{tick(value)}{escape(unit)}</text>'
+            f'<rect class="f0" x="{label}" y="{y + 2}" width="{length:.1f}" height="{row - 6}"/>'
+            f'<text x="{label + length + 5:.1f}" y="{y + 13}">{tick(value)}{escape(unit)}</text>'
         )
     if limit is not None:
-        x = label + limit * scale
+        x = label + limit * factor
         parts.append(f'<line class="dash" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>')
-    return _figure(title, parts, [], height)
+    return figure(title, parts, [], height)
 
 
-def tick(value: float) -> str:
-    """A number short enough for an axis."""
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _bands(
+    series: Mapping[str, Points], bands: Mapping[str, tuple[Points, Points]], to_x: Scale, to_y: Scale
+) -> list[str]:
+    parts = []
+    for index, name in enumerate(series):
+        low, high = bands.get(name, ((), ()))
+        if low:
+            outline = path([*low, *reversed(high)], to_x, to_y)
+            parts.append(f'<path class="f{index % 4}" style="opacity:.18" d="{outline}Z"/>')
+    return parts
 
 
-def _dots(index: int) -> str:
-    return ' stroke-dasharray="2 3"' if index >= 4 else ""
+def _dots(points: Points, whiskers: Sequence[Whisker], colour: int, to_x: Scale, to_y: Scale) -> list[str]:
+    stems = "".join(f"M{to_x(x):.1f} {to_y(low):.1f}V{to_y(high):.1f}" for x, low, high in whiskers)
+    shapes = [f'<path class="line s{colour}" style="stroke-width:1.2" d="{stems}"/>']
+    for x, y in points:
+        px, py = to_x(x), to_y(y)
+        shapes.append(
+            f'<circle class="f{colour}" cx="{px:.1f}" cy="{py:.1f}" r="3"/>'
+            if colour % 2 == 0
+            else f'<rect class="f{colour}" x="{px - 2.7:.1f}" y="{py - 2.7:.1f}" width="5.4" height="5.4"/>'
+        )
+    return shapes
 
 
-def _regions(regions: Sequence[tuple[float, float, str]], to_x: Callable[[float], float]) -> list[str]:
+def _regions(regions: Sequence[tuple[float, float, str]], to_x: Scale) -> list[str]:
     parts = []
     for index, (begin, end, label) in enumerate(regions):
         left, right = to_x(begin), to_x(end)
@@ -133,7 +167,7 @@ def _regions(regions: Sequence[tuple[float, float, str]], to_x: Callable[[float]
     return parts
 
 
-def _marks(marks: Sequence[tuple[float, str]], to_x: Callable[[float], float], top: int) -> list[str]:
+def _marks(marks: Sequence[tuple[float, str]], to_x: Scale, top: int) -> list[str]:
     parts = []
     for index, (at, label) in enumerate(marks):
         x = to_x(at)
@@ -146,38 +180,22 @@ def _marks(marks: Sequence[tuple[float, str]], to_x: Callable[[float], float], t
     return parts
 
 
-def _scale(
-    limits: tuple[float, float], first: float, last: float, log: bool = False
-) -> Callable[[float], float]:
-    low, high = limits
-    if log:
-        low, high = math.log10(low), math.log10(high)
-    span = high - low or 1.0
-
-    def place(value: float) -> float:
-        position = math.log10(value) if log else value
-        share = min(1.0, max(0.0, (position - low) / span))
-        return first + share * (last - first)
-
-    return place
-
-
 def _axes(
     x_range: tuple[float, float],
     y_range: tuple[float, float],
-    to_x: Callable[[float], float],
-    to_y: Callable[[float], float],
+    to_x: Scale,
+    to_y: Scale,
     x_label: str,
     y_label: str,
     log_y: bool,
 ) -> list[str]:
     bottom = HEIGHT - BOTTOM
     parts = [f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>']
-    for value in _ticks(*x_range):
+    for value in ticks(*x_range):
         parts.append(
             f'<text x="{to_x(value):.1f}" y="{bottom + 15}" text-anchor="middle">{tick(value)}</text>'
         )
-    for value in _decades(*y_range) if log_y else _ticks(*y_range):
+    for value in decades(*y_range) if log_y else ticks(*y_range):
         y = to_y(value)
         parts.append(f'<path class="axis" d="M{LEFT - 4} {y:.1f}h4"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick(value)}</text>')
@@ -188,43 +206,3 @@ def _axes(
         f'<text transform="translate(12 {half}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
     return parts
-
-
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    span = high - low
-    if span <= 0:
-        return [low]
-    step = 10 ** math.floor(math.log10(span / count))
-    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= count)
-    first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _decades(low: float, high: float) -> list[float]:
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    stride = max(1, (last - first) // 6)
-    return [
-        10.0**k
-        for k in range(first, last + 1, stride)
-        if low <= 10.0**k * (1 + 1e-9) and 10.0**k <= high * (1 + 1e-9)
-    ]
-
-
-def _path(points: Points, to_x: Callable[[float], float], to_y: Callable[[float], float], steps: bool) -> str:
-    parts: list[str] = []
-    for x, y in points:
-        px, py = f"{to_x(x):.1f}", f"{to_y(y):.1f}"
-        parts.append(f"M{px} {py}" if not parts else f"H{px}V{py}" if steps else f"L{px} {py}")
-    return "".join(parts)
-
-
-def _figure(title: str, parts: list[str], legend: list[tuple[str, str, str]], height: int = HEIGHT) -> str:
-    key = "".join(
-        f'<span style="white-space:nowrap"><svg width="22" height="10" style="display:inline-block;'
-        f'margin:0 4px 0 10px" aria-hidden="true"><path class="{css}"{dots} d="M1 5H21"/></svg>{escape(name)}</span> '
-        for name, css, dots in legend
-    )
-    return (
-        f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-        f"<figcaption>{escape(title)}{key}</figcaption></figure>"
-    )

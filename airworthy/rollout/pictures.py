@@ -98,7 +98,7 @@ def effect(found: Replay, timeline: Timeline) -> str:
         {"estimate": timeline.effect.series("estimate")},
         x_label="requests with an outcome",
         y_label="canary − stable",
-        band=(timeline.effect.series("low"), timeline.effect.series("high")),
+        bands={"estimate": (timeline.effect.series("low"), timeline.effect.series("high"))},
         reference=[(0.0, 0.0), (float(found.told.effect.n), 0.0)],
         reference_label="no effect",
     )

@@ -97,7 +97,8 @@ class ServerProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process; returns at once."""
+        """Start the process, again if it was stopped; returns at once."""
+        self.url = ""
         self._folder = tempfile.TemporaryDirectory(prefix="airworthy-server-")
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", self._module, "--follow_parent", *self.options.arguments]

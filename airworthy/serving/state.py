@@ -23,6 +23,7 @@ from airworthy.bundle import verify_bundle
 from airworthy.errors import RolloutError
 from airworthy.files import file_lock
 from airworthy.model_spec import Serving
+from airworthy.signing import SIGNATURE
 
 State = Literal[
     "starting", "verifying", "shadowing", "shifting", "baking", "proven", "promoted", "rolled back"
@@ -182,6 +183,7 @@ class ServiceStore:
                     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
                     shutil.copytree(bundle, temporary)
                     temporary.replace(kept)
+                _take_signature(bundle, kept)
                 os.utime(kept)
         except OSError as error:
             why = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # one per file: the first
@@ -210,6 +212,14 @@ class ServiceStore:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(self.file)
+
+
+def _take_signature(bundle: Path, kept: Path) -> None:
+    """Of equal bundles one may be signed, or signed with a newer key: the one that was just verified counts."""
+    if (bundle / SIGNATURE).is_file():
+        temporary = kept.with_name(f"{kept.name}.signature.incomplete")
+        shutil.copyfile(bundle / SIGNATURE, temporary)
+        temporary.replace(kept / SIGNATURE)
 
 
 def services(home: Path) -> list[Service]:

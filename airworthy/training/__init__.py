@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from airworthy.bundle import BundleInfo, write_bundle
 from airworthy.encoding import Feature
 from airworthy.model_spec import spec_digest
+from airworthy.signing import sign_bundle, signing_key
 from airworthy.training import xgboost as trainer
 from airworthy.training.device import resolve_device, wait_politely
 from airworthy.training.tuning import Tuned, choose_threshold, score_window, tuning_metrics
@@ -62,7 +63,7 @@ def train(
     as_of: str,
     tracking: bool = True,
 ) -> TrainingResult:
-    """Fit a model, pack it as a bundle and record both in MLflow.
+    """Fit a model, pack it as a bundle, signed if `AIRWORTHY_SIGNING_KEY` is set, and record both in MLflow.
 
     Args:
         spec: The model spec.
@@ -77,9 +78,11 @@ def train(
         MissingCapabilityError: The spec requires a GPU and there is none.
         ConfigError: XGBoost refuses the spec's parameters.
         DataError: The datasets can't be used.
+        BundleError: The signing key can't be used.
         RegistryError: MLflow refuses.
     """
     wait_politely()
+    key = signing_key()  # a key that can't be used should not show after an hour of training
     device = resolve_device(spec.trainer.gpu)
     first, second = open_windows(spec, train, tune)
     trainer.check_params(spec.trainer, len(first.info.features))
@@ -90,6 +93,8 @@ def train(
         threshold, cost = choose_threshold(tuned.scores, tuned.labels, spec.gate.threshold)
         info = _describe(spec, spec_text, as_of, (first, second), features, fitted, tuned, threshold)
         digest = write_bundle(out, info, fitted.booster, tuned.onnx)
+        if key is not None:
+            sign_bundle(out, key)
         metrics = tuning_metrics(tuned.scores, tuned.labels) | {
             "tune_cost": cost,
             "tune_unseen": float(sum(tuned.unseen.values())),

@@ -98,7 +98,7 @@ def training_run(model: str, as_of: str, spec_text: str, windows: Mapping[str, D
     run_id = None
     try:
         experiment = mlflow_store.experiment_id(client, model)
-        run_id = client.create_run(experiment, run_name=f"train {as_of}", tags=_machine()).info.run_id
+        run_id = client.create_run(experiment, run_name=f"train {as_of}", tags=machine_tags()).info.run_id
         client.log_inputs(run_id, [_input(role, info) for role, info in windows.items()])
         client.log_text(run_id, spec_text, "spec.yaml")
         yield Run(client, run_id)
@@ -111,7 +111,8 @@ def training_run(model: str, as_of: str, spec_text: str, windows: Mapping[str, D
         raise
 
 
-def _machine() -> dict[str, str]:
+def machine_tags() -> dict[str, str]:
+    """What can make a training on another machine come out differently."""
     return {
         "airworthy.cpus": str(cpu_threads()),
         "airworthy.platform": platform.platform(),

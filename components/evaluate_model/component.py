@@ -15,6 +15,7 @@ def evaluate_model(
     model: dsl.Input[dsl.Model],
     champion: dsl.Input[dsl.Model],
     verdict: dsl.Output[dsl.Artifact],
+    findings: dsl.Output[dsl.Artifact],
     scores: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     curves: dsl.Output[dsl.ClassificationMetrics],
@@ -30,6 +31,7 @@ def evaluate_model(
         model: The challenger's bundle.
         champion: The champion, or an empty one on a first release.
         verdict: The verdict (JSON): every check with what was observed and why.
+        findings: All that was measured (JSON): metrics, curves, slices, fairness, behaviour, explanations.
         scores: Both models' scores, row by row.
         metrics: The challenger's metrics.
         curves: ROC curve and confusion matrix.
@@ -55,6 +57,7 @@ def evaluate_model(
         champion=found.bundle,
         champion_version=found.version,
         verdict_out=Path(verdict.path),
+        findings_out=Path(findings.path),
         scores_out=Path(scores.path),
         report_out=Path(report.path),
         summary_out=Path(summary.path),

@@ -45,6 +45,7 @@ def promote_model(
             verdict=Path(verdict.path),
             bundle=Path(model.path),
             rollout=Path(record.path) / "rollout.json",
+            evidence={"rollout": Path(record.path)},
             expected_champion=read_champion(Path(champion.path)).version,
         ),
     )

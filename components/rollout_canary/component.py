@@ -65,4 +65,6 @@ def rollout_canary(
     )
     for name, value in outcome.metrics.items():
         metrics.log_metric(name, value)
+    if outcome.decision != "PASS":  # a passed one is kept with the promotion
+        registry.attach(registry.version(parsed.name, version), "rollout", Path(record.path))
     return (outcome.decision == "PASS",)

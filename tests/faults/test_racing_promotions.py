@@ -6,13 +6,21 @@ and nobody stays locked out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
@@ -28,6 +36,7 @@ from tests.release_evidence import Evidence, make_evidence, new_store, spec
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 RACERS, ROUNDS = 6, 6
+RUNNERS, CANDIDATES = 8, 8
 SPEC, _ = spec()
 # Children are forked from a server that has imported the libraries once, never from pytest itself.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -124,9 +133,9 @@ def test_of_racing_promotions_exactly_one_wins_every_champion(
     for process in processes:
         process.join(20)
         assert process.exitcode == 0
-    moves = [m for m in registry.moves("late") if m["action"] == "promoted"]
+    moves = [m for m in registry.moves("late") if m.action == "promoted"]
     assert len(moves) == ROUNDS
-    assert [m["from"] for m in moves] == [None, *(m["version"] for m in moves[:-1])]
+    assert [m.before for m in moves] == [None, *(m.version for m in moves[:-1])]
     assert len(registry.versions("late")) == RACERS
 
 
@@ -182,6 +191,206 @@ def test_a_promotion_killed_at_any_moment_is_completed_by_repeating_it(
         assert aliases["previous_champion"] == champion
         assert aliases.get("challenger") != str(number)
         champion = str(number)
+
+
+@dataclass(frozen=True)
+class Race:
+    """What each process of a mixed race needs to know."""
+
+    uri: str
+    evidence: list[Evidence]
+    folder: Path
+    steps: int
+    """Answers that each process collects, over all its lives."""
+    kills: int
+    lease_seconds: float
+
+    def open(self) -> Registry:
+        return Registry(self.uri, wait_seconds=60, lease_seconds=self.lease_seconds)
+
+    def answers(self) -> list[dict[str, str]]:
+        """What the processes were told, in lines that a kill can't damage."""
+        lines = [line for file in self.folder.glob("*.answers") for line in file.read_text().splitlines()]
+        return [json.loads(line) for line in lines]
+
+
+def runner(race: Race, number: int, life: int) -> None:
+    """Register, promote, roll back and withdraw at random, until it has had enough answers or is killed."""
+    registry, chance = race.open(), random.Random(f"{number} {life}")
+    ledger = race.folder / f"{number}.answers"
+    ledger.touch()
+    while len(ledger.read_text().splitlines()) < race.steps:
+        answer = act(registry, race, number, chance)
+        with ledger.open("a") as file:
+            file.write(json.dumps(answer) + "\n")
+
+
+def act(registry: Registry, race: Race, number: int, chance: random.Random) -> dict[str, str]:
+    """One action, and what came of it."""
+    place = chance.randrange(len(race.evidence))
+    action = chance.choices(["promote", "register", "withdraw", "roll back"], [6, 2, 1, 1])[0]
+    champion = registry.champion("late")
+    said = {"action": action, "version": str(place + 1), "over": champion.version if champion else ""}
+    own = own_evidence(race, number, place)
+    compared_with(own, champion.version if champion else None, champion.digest if champion else None)
+    try:
+        if action == "promote":
+            return said | {"answer": promote(registry, said["version"], own, said["over"] or None)}
+        if action == "register":
+            registry.register(SPEC, verdict=own.verdict, bundle=own.bundle)
+        elif action == "withdraw":
+            registry.withdraw_challenger("late", reason="withdrawn")
+        else:
+            registry.rollback("late", "rolled back")
+    except (GateError, RegistryError) as error:
+        return said | {"answer": f"{type(error).__name__}: {error}"}
+    return said | {"answer": "done"}
+
+
+def own_evidence(race: Race, number: int, place: int) -> Evidence:
+    """A copy of verdict and record that only this process writes."""
+    given, folder = race.evidence[place], race.folder / f"{number}-{place}"
+    folder.mkdir(exist_ok=True)
+    for file in (given.verdict, given.rollout):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return Evidence(given.bundle, given.digest, folder / given.verdict.name, folder / given.rollout.name)
+
+
+def run_with_kills(race: Race) -> None:
+    """Let all run at once; now and then one is killed in the middle of whatever it does, and another takes over."""
+    lives = [0] * RUNNERS
+    processes = [start(race, number, 0) for number in range(RUNNERS)]
+    moments = random.Random(7)
+    due = [int(n * RUNNERS * race.steps / (race.kills + 1)) for n in range(1, race.kills + 1)]
+    deadline = time.monotonic() + 150
+    while any(process.is_alive() for process in processes):
+        assert time.monotonic() < deadline, race.answers()[-5:]
+        for process in processes:
+            process.join(0.02)
+        if due and len(race.answers()) >= due[0]:
+            due.pop(0)
+            victim = moments.choice([n for n, process in enumerate(processes) if process.is_alive()])
+            processes[victim].kill()
+            processes[victim].join()
+            lives[victim] += 1
+            processes[victim] = start(race, victim, lives[victim])
+    assert not due
+    assert [process.exitcode for process in processes] == [0] * RUNNERS
+
+
+def start(race: Race, number: int, life: int) -> BaseProcess:
+    process = PROCESSES.Process(target=runner, args=(race, number, life), daemon=True)
+    process.start()
+    return process
+
+
+REFUSALS = (
+    "GateError: stale",
+    "GateError: this bundle is late version",
+    "RegistryError: late version",  # the first champion, or one before it that was rolled back itself
+    "RegistryError: late has no champion",
+    "RegistryError: the promotion lock ran out before the change was made",
+)
+
+
+def check_the_world(race: Race) -> None:
+    """One champion at a time, a complete line of moves, and nothing lost; whatever was killed."""
+    registry, answers = race.open(), race.answers()
+    for answer in answers:
+        assert answer["answer"] in ("promoted", "already", "done") or answer["answer"].startswith(REFUSALS), (
+            answer
+        )
+    registry.withdraw_challenger(
+        "late", "none", reason="take the lock once more, so that the last dead is found"
+    )
+    champion = registry.champion("late")
+    assert champion is not None
+    line = [move for move in registry.moves("late") if move.alias == "champion"]
+    assert [move.before for move in line] == [None, *(move.version for move in line[:-1])]
+    assert line[-1].version == champion.version
+    assert not [entry for entry in registry.history("late") if entry.action == "moved by hand"]
+    told = Counter((a["version"], a["over"]) for a in answers if a["answer"] == "promoted")
+    written = Counter((m.version, m.before or "") for m in line if m.action == "promoted")
+    assert told <= written
+    assert (written - told).total() <= race.kills, "more promotions than anybody made"
+    rolled_back = sum(1 for a in answers if a["action"] == "roll back" and a["answer"] == "done")
+    assert rolled_back <= sum(1 for m in line if m.action == "rolled back") <= rolled_back + race.kills
+    barred: set[str] = set()
+    for move in line:
+        assert move.version not in barred
+        barred |= {str(move.before)} if move.action == "rolled back" else set()
+    assert "rolled_back" not in champion.tags
+    times = [entry.time for entry in registry.history("late")]
+    assert times == sorted(set(times))
+    own = own_evidence(race, RUNNERS, int(champion.version) - 1)
+    verdict, before = champion.tags["replaced_version"] or None, registry.moves("late")
+    compared_with(own, verdict, race.evidence[int(verdict) - 1].digest if verdict else None)
+    assert promote(registry, champion.version, own, verdict) == "already"
+    assert registry.moves("late") == before
+    aliases = {alias: v.version for v in registry.versions("late") for alias in v.aliases}
+    assert aliases.get("previous_champion") == verdict
+    assert aliases.get("challenger") != champion.version
+    assert len(told) >= 3, "hardly anything happened"
+
+
+@pytest.mark.parametrize("where", ["sqlite", "server"])
+def test_mixed_changes_with_kills_leave_one_champion_and_one_line_of_history(
+    tmp_path: Path, where: str
+) -> None:
+    with contextlib.ExitStack() as stack:
+        on_server = where == "server"
+        uri = stack.enter_context(server(tmp_path)) if on_server else new_store(tmp_path / "store")
+        evidence = [make_evidence(tmp_path / str(n), rounds=n + 1) for n in range(CANDIDATES)]
+        for found in evidence:
+            Registry(uri).register(SPEC, verdict=found.verdict, bundle=found.bundle)
+        (tmp_path / "race").mkdir()
+        steps, kills = (4, 2) if on_server else (8, 10)
+        race = Race(uri, evidence, tmp_path / "race", steps, kills, lease_seconds=15)
+        run_with_kills(race)
+        check_the_world(race)
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """A real MLflow server on loopback, with a database of its own."""
+    store, port = new_store(folder / "served"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
+    command += [
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    environment = {**os.environ, "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(port):
+            assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "the MLflow server did not come up"
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 def counting(uri: str, file: Path, times: int) -> None:

@@ -189,6 +189,18 @@ def test_progress_without_a_terminal_is_one_line_per_finished_task(run):
     assert any("✘ fail" in line and "attempt 2, RuntimeError: broken" in line for line in lines)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_step_waits_for_is_shown_at_once_and_in_full(terminal: bool):
+    screen = io.StringIO()
+    console = Console(file=screen, width=40, force_terminal=terminal, color_system=None)
+    with Progress(console) as progress:
+        progress(Event("log_line", "wait", "an ordinary line"))
+        progress(Event("log_line", "wait", "notice: waits for an answer: airworthy approve late@3 --reason '…'"))
+        assert "waits for an answer: airworthy approve late@3 --reason '…'" in screen.getvalue()
+    assert "ordinary" not in screen.getvalue()
+    assert "notice:" not in screen.getvalue()
+
+
 def test_progress_tree_shows_branches_indented_and_skipped_ones_folded(run):
     screen = io.StringIO()
     console = Console(file=screen, width=100, force_terminal=True, color_system=None)

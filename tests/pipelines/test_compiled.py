@@ -23,6 +23,8 @@ TASKS = {
     "register-model": "register_model",
     "rollout-canary": "rollout_canary",
     "promote-model": "promote_model",
+    "write-dossier": "write_dossier",
+    "await-approval": "await_approval",
 }
 
 
@@ -101,6 +103,8 @@ def test_what_moves_or_reads_the_world_is_never_cached() -> None:
         "load_champion",
         "retrieve_features",
         "register_model",
+        "write_dossier",
+        "await_approval",
         "rollout_canary",
         "promote_model",
     ):
@@ -111,5 +115,5 @@ def test_conditions_compare_booleans_only(tasks: dict[str, Any]) -> None:
     conditions = [
         t["triggerPolicy"]["condition"] for t in tasks.values() if "condition" in t.get("triggerPolicy", {})
     ]
-    assert len(conditions) == 3
+    assert len(conditions) == 4
     assert all(c.endswith("== true") for c in conditions)

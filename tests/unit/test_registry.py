@@ -100,7 +100,7 @@ def test_registration_makes_a_challenger_with_lineage(
 def test_the_same_bundle_again_is_the_same_version(registry: Registry, first: Evidence) -> None:
     assert register(registry, first) == register(registry, first)
     assert len(registry.versions("late")) == 1
-    assert [move["action"] for move in registry.moves("late")] == ["registered"]
+    assert [move.action for move in registry.moves("late")] == ["registered"]
 
 
 def test_the_bundle_comes_back_as_it_was(registry: Registry, first: Evidence, tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_the_bundle_comes_back_as_it_was(registry: Registry, first: Evidence, tm
     assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == {
         p.relative_to(first.bundle): p.read_bytes() for p in first.bundle.rglob("*") if p.is_file()
     }
-    verdict = registry.fetch_verdict(version, tmp_path / "verdict.json")
+    verdict = registry.fetch_evidence(version, "verdict", tmp_path / "verdict.json")
     assert verdict is not None
     assert read_verdict(verdict) == read_verdict(first.verdict)
-    assert registry.fetch_statistics(version, tmp_path / "statistics") is None
+    assert registry.fetch_evidence(version, "statistics", tmp_path / "statistics") is None
 
 
 def test_a_training_run_that_holds_the_bundle_is_the_source(registry: Registry, first: Evidence) -> None:
@@ -148,8 +148,10 @@ def test_statistics_are_kept_with_the_version(
     file = statistics / "train.pb" if form == "folder" else statistics
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"statistics")
-    version = registry.register(SPEC, verdict=first.verdict, bundle=first.bundle, statistics=statistics)
-    back = registry.fetch_statistics(version, tmp_path / "out" / "statistics")
+    version = registry.register(
+        SPEC, verdict=first.verdict, bundle=first.bundle, evidence={"statistics": statistics}
+    )
+    back = registry.fetch_evidence(version, "statistics", tmp_path / "out" / "statistics")
     assert back is not None
     assert (back / "train.pb" if form == "folder" else back).read_bytes() == b"statistics"
 
@@ -290,7 +292,7 @@ def test_rollback_brings_the_previous_champion_back_and_bars_the_other(
     for again in (lambda: register(registry, second), lambda: promote(registry, "2", second, "1")):
         with pytest.raises(GateError, match=r"rolled back .* UTC .late flights go unseen"):
             again()
-    assert registry.moves("late")[-1]["action"] == "rolled back"
+    assert registry.moves("late")[-1].action == "rolled back"
     assert len(registry.versions("late")) == 2
 
 
@@ -346,30 +348,36 @@ def test_a_withdrawn_challenger_keeps_its_version_and_may_come_again(
     assert "withdrawn" not in registry.version("late", "1").tags
 
 
+@pytest.mark.parametrize(
+    ("broken", "answer"),
+    [
+        ("set_registered_model_tag", "promoted"),
+        ("set_registered_model_alias", "promoted"),
+        ("delete_registered_model_alias", "already"),
+    ],
+)
 def test_a_crash_in_the_middle_of_a_promotion_is_repaired_by_repeating_it(
-    registry: Registry, champion: Version, second: Evidence, monkeypatch: pytest.MonkeyPatch
+    registry: Registry,
+    champion: Version,
+    second: Evidence,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    answer: str,
 ) -> None:
     register(registry, second)
-    client = registry._client
-    for broken in ("set_registered_model_alias", "set_registered_model_tag", "delete_registered_model_alias"):
-        with monkeypatch.context() as patch:
 
-            def lost(*_: object) -> None:
-                raise OSError("connection lost")
+    def lost(*_: object) -> None:
+        raise OSError("connection lost")
 
-            patch.setattr(client, broken, lost)
-            with pytest.raises(RegistryError, match="could not promote late: connection lost"):
-                promote(registry, "2", second, "1")
-        if broken == "set_registered_model_alias":
-            assert aliases(registry)["champion"] == "1"
-            assert promote(registry, "2", second, "1") == "promoted"
-            client.set_registered_model_alias("late", "champion", "1")
-            client.set_registered_model_alias("late", "challenger", "2")
-        elif broken == "set_registered_model_tag":
-            assert promote(registry, "2", second, "1") == "already"
-            client.set_registered_model_alias("late", "challenger", "2")
-    assert promote(registry, "2", second, "1") == "already"
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._client, broken, lost)
+        with pytest.raises(RegistryError, match="could not promote late: connection lost"):
+            promote(registry, "2", second, "1")
+    assert aliases(registry)["champion"] == ("1" if answer == "promoted" else "2")
+    assert promote(registry, "2", second, "1") == answer
     assert aliases(registry) == {"champion": "2", "previous_champion": "1"}
+    assert [(m.action, m.version) for m in registry.moves("late")][-1] == ("promoted", "2")
+    assert len([m for m in registry.moves("late") if m.action == "promoted"]) == 2
 
 
 def test_the_champion_travels_as_a_folder(

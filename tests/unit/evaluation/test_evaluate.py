@@ -42,6 +42,7 @@ class Outputs:
 
     def __init__(self, folder: Path) -> None:
         self.verdict, self.scores = folder / "verdict.json", folder / "scores"
+        self.findings = folder / "findings.json"
         self.report, self.summary = folder / "report.html", folder / "summary.md"
 
     def run(
@@ -62,6 +63,7 @@ class Outputs:
             champion=champion[0] if champion else None,
             champion_version=champion[1] if champion else None,
             verdict_out=self.verdict,
+            findings_out=self.findings,
             scores_out=self.scores,
             report_out=self.report,
             summary_out=self.summary,

@@ -26,6 +26,7 @@ from airworthy.serving import smoke_test
 from airworthy.serving.local import ServerOptions, ServerProcess
 from airworthy.serving.prediction_files import read_predictions
 from airworthy.serving.replay import sample_rows, v1_body, v1_path, v2_body, v2_path
+from airworthy.verdict import require_smoke
 from tests.release_evidence import Evidence, make_evidence, spec
 
 Answer = tuple[int, Any, dict[str, str]]
@@ -262,12 +263,16 @@ def test_smoke_test_passes_and_reports(judged: Evidence, rows: Path, scores: Pat
         dataset=rows,
         expected_scores=scores,
         report_out=tmp_path / "smoke.html",
+        record_out=tmp_path / "smoke.json",
         rows=120,
     )
     assert result.rows == 120
     assert result.largest_difference <= 1e-9
     assert result.metrics["bad_requests_refused"] == 8
     assert "no_such_feature" in (tmp_path / "smoke.html").read_text()
+    record = require_smoke(tmp_path / "smoke.json", judged.digest)
+    assert [check.name for check in record.checks] == ["scores", "bad_requests"]
+    assert record.metrics == result.metrics
 
 
 def test_smoke_test_names_the_worst_row(judged: Evidence, rows: Path, scores: Path, tmp_path: Path) -> None:
