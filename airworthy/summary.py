@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from airworthy.local import RunResult
 
+FIGURES = 3
+"""Metrics named in a family's line."""
 INFORMING = 8
 """Most checks that only inform and are told in the terminal."""
 _MARKS: dict[State, str] = {
@@ -94,9 +96,10 @@ def print_verdict(verdict: Verdict, out: Console) -> None:
         _print_override(check, out)
     shown = lights(verdict)
     telling = [check for light in shown for check in light.checks if state_of(check) != "pass"]
-    table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    for column in ("", f"checks ({against})", "", ""):
-        table.add_column(column)
+    out.print(f"  [dim]the gate's checks ({against})[/]")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for fixed in (True, True, True, False):
+        table.add_column(no_wrap=fixed)
     for light in shown:
         table.add_row(_MARKS[light.state], light.title, counted(light) or "not checked", _figures(light))
     out.print(table)
@@ -109,7 +112,7 @@ def _figures(light: Light) -> str:
         return f"[dim]{escape(light.about)}[/]"
     if light.family not in ("limits", "champion"):
         return ""
-    found = [f"{c.name} {number(c.observed)}" for c in light.checks if c.observed is not None]
+    found = [f"{c.name} {number(c.observed)}" for c in light.checks if c.observed is not None][:FIGURES]
     return f"[dim]{escape(', '.join(found))}[/]"
 
 

@@ -22,6 +22,9 @@ CONFIG_MAP = "airworthy-config"
 CREDENTIALS = "airworthy-credentials"
 """On a cluster, the secret with the registry's credentials; only steps that talk to it get them."""
 
+SIGNING = "airworthy-signing"
+"""On a cluster, the secret with the private key that signs bundles; only training gets it."""
+
 
 class Metadata(BaseModel):
     """The contents of a component's `metadata.yaml`."""
@@ -40,6 +43,8 @@ class Metadata(BaseModel):
     memory: str
     registry_access: bool = False
     """Needs the model registry's credentials."""
+    signs: bool = False
+    """Makes bundles, and so signs them where there is a key."""
 
 
 @cache
@@ -71,6 +76,7 @@ def configure(task: dsl.PipelineTask, component: str) -> dsl.PipelineTask:
             "mlflow-tracking-uri": "MLFLOW_TRACKING_URI",
             "feature-repo": "AIRWORTHY_FEATURE_REPO",
             "deployer": "AIRWORTHY_DEPLOYER",
+            "verify-key": "AIRWORTHY_VERIFY_KEY",
         },
         optional=True,
     )
@@ -84,4 +90,6 @@ def configure(task: dsl.PipelineTask, component: str) -> dsl.PipelineTask:
             },
             optional=True,
         )
+    if facts.signs:
+        kubernetes.use_secret_as_env(task, SIGNING, {"signing-key": "AIRWORTHY_SIGNING_KEY"}, optional=True)
     return task

@@ -11,7 +11,7 @@ from rich.table import Table
 from airworthy.cli.terminal import app, in_environment, out
 
 if TYPE_CHECKING:
-    from airworthy.registry import Approval
+    from airworthy.registry import Approval, Entry
 
 VERSION = typer.Argument(help="A registered version, such as flight_delay@3.", metavar="MODEL@VERSION")
 REASON = typer.Option(help="Why; kept with the version for good.")
@@ -33,14 +33,14 @@ def history(
     if len(entries) > limit:
         out.print(f"[dim]… {len(entries) - limit} earlier[/]")
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("time (UTC)", "what", "version", "instead of", "by", "why"):
-        table.add_column(column, overflow="fold", no_wrap=column == "time (UTC)")
+    for column in ("time (UTC)", "version", "what", "by whom: why"):
+        table.add_column(column, overflow="fold", no_wrap=column != "by whom: why")
     for entry in entries[-limit:]:
-        why = f"did not happen: {entry.void}" if entry.void else entry.reason
-        what = entry.action + (f" ({entry.alias})" if entry.alias else "")
-        before = entry.before if entry.before and not entry.removed else ""
-        cells = (entry.time[:19].replace("T", " "), what, entry.version, before, entry.by or "–", why)
-        table.add_row(*(escape(cell) for cell in cells), style="dim strike" if entry.void else "")
+        why = (
+            f"did not happen: {entry.void}" if entry.void else f"{entry.by or 'not recorded'}: {entry.reason}"
+        )
+        cells = (entry.time[:19].replace("T", " "), entry.version, _what(entry), why)
+        table.add_row(*(escape(cell) for cell in cells), style="dim" if entry.void else "")
     out.print(table)
 
 
@@ -88,6 +88,13 @@ def prune(
 
     options = [*(["--keep", str(keep)] if keep else []), *(["--days", str(days)] if days is not None else [])]
     in_environment("release", "prune", model_name(model), *options, *(["--yes"] if yes else []))
+
+
+def _what(entry: Entry) -> str:
+    if entry.alias is None or entry.removed:
+        return entry.action
+    over = f" over {entry.before}" if entry.before else ""
+    return f"{entry.action} ({entry.alias}{over})"
 
 
 def _print_answer(version: str, standing: Approval, word: str) -> None:

@@ -2,10 +2,12 @@
 
 The calibration error as usually computed, sum of |mean score - share of positives| over bins, is biased: noise
 adds to it, and a perfect model never gets 0. So the interval is found by asking which true errors would make
-the measured one plausible: the bins' true gaps are taken as the measured ones times a factor, resampled noise
-is added, and the factors are kept under which the measured error lies between the outer quantiles (inversion
-of a test by simulation, Davison & Hinkley 1997, sec. 5.4). The estimate is the factor under which it is the
-median. At factor 0 this is the test of a perfectly calibrated model.
+the measured one plausible: true gaps of some shape are taken times a factor, resampled noise is added, and the
+factors are kept under which the measured error lies between the outer quantiles (inversion of a test by
+simulation, Davison & Hinkley 1997, sec. 5.4). What the noise adds depends on the shape, which is not known:
+most where few bins are off, least where all are off alike. So the lower end takes the measured gaps for the
+shape (with noise in them, more uneven than the truth), the upper end even gaps, and the estimate the mean of
+both medians. At factor 0 all shapes are the test of a perfectly calibrated model.
 """
 
 from __future__ import annotations
@@ -75,15 +77,20 @@ def _noise(labels: Labels, scores: Floats, found: Calibration, boot: Bootstrap) 
 def _inverted(gaps: Floats, noise: Floats, weights: Floats, level: float) -> Estimate:
     measured = float(np.abs(gaps) @ weights)
     tail = (1 - level) / 2
-    errors = np.stack([np.abs(factor * gaps + noise) @ weights for factor in _FACTORS])
-    low, middle, high = np.quantile(errors, (tail, 0.5, 1 - tail), axis=1)
+    low, first = _plausible(gaps, noise, weights, measured, (1 - tail, 0.5))
+    high, second = _plausible(np.full(len(gaps), measured), noise, weights, measured, (tail, 0.5))
+    middle = (first + second) / 2
+    return Estimate(middle, min(low, middle), max(high, middle))
 
-    def factor_at(curve: Floats) -> float:
-        """The factor at which a quantile of the error reaches the measured one."""
-        return float(np.interp(measured, np.maximum.accumulate(curve), _FACTORS))
 
-    ends = (factor_at(high), factor_at(low))
-    return Estimate(factor_at(middle) * measured, ends[0] * measured, ends[1] * measured)
+def _plausible(
+    shape: Floats, noise: Floats, weights: Floats, measured: float, points: tuple[float, ...]
+) -> list[float]:
+    """For each point of the distribution of measured errors the true error under which it is `measured`, if the
+    true gaps are in proportion to `shape`."""
+    errors = np.stack([np.abs(factor * shape + noise) @ weights for factor in _FACTORS])
+    curves = np.maximum.accumulate(np.quantile(errors, points, axis=1), axis=1)
+    return [float(np.interp(measured, curve, _FACTORS)) * measured for curve in curves]
 
 
 def _reliability(found: Calibration, reach: Floats | None) -> Reliability:

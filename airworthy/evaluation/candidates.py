@@ -21,6 +21,8 @@ MAX_CROSSED = 30
 SURE = 2.0
 """Standard errors taken off a candidate's excess before candidates are ranked: large and unsure loses against
 smaller and sure."""
+IMPROVES = 1.25
+"""How many times as bad as both its parts alone a crossing must look to be worth naming."""
 OVERLAP = 0.8
 """Share of a candidate's rows inside spots already taken from which on it says nothing new."""
 _TRIED = 2000
@@ -96,8 +98,9 @@ def _candidates(cuts: Sequence[Cut], values: Floats, wanted: Wanted, margin: flo
         cells = _Cells.of(both, len(cuts[a].names) * width, values, squares)
         for cell, bound in cells.above(wanted.rows, margin):
             p, q = divmod(cell, width)
-            parent = max(singles[a].mean[p], singles[b].mean[q])
-            if cells.mean[cell] - SURE * cells.error[cell] > parent:
+            parent = max(singles[a].badness(margin)[p], singles[b].badness(margin)[q])
+            badness = cells.badness(margin)[cell]
+            if badness - SURE * cells.error[cell] > parent and badness > IMPROVES * parent:
                 found.append(Candidate(bound, ((a, p), (b, q))))
     return sorted(found, key=lambda c: (-c.bound, c.where))
 
@@ -124,10 +127,13 @@ class _Cells:
             excess = mean - (values.sum() - sums) / (len(values) - rows)
         return cls(rows, mean, error, excess)
 
+    def badness(self, margin: float | None) -> Floats:
+        """What counts: the excess over the other rows, or with a margin the mean itself."""
+        return self.excess if margin is None else self.mean
+
     def above(self, need: int, margin: float | None) -> list[tuple[int, float]]:
         """Parts of at least `need` rows, with what they surely exceed the margin (the other rows) by."""
-        amount = self.excess if margin is None else self.mean - margin
-        bound = amount - SURE * self.error
+        bound = self.badness(margin) - (margin or 0.0) - SURE * self.error
         with np.errstate(invalid="ignore"):
             fits = np.flatnonzero((self.rows >= need) & (bound > 0) & np.isfinite(self.excess))
         return [(int(i), float(bound[i])) for i in fits]

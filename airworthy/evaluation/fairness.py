@@ -221,7 +221,7 @@ def _check(item: _Difference, adjusted: float | None, policy: Fairness, level: f
         blocking=blocking,
         reason=(
             f"By {item.column}, groups differ by up to {item.value:.4f} in {item.respect.title} (interval "
-            f"{low:.4f} to {high:.4f}, from {item.extremes[0]} to {item.extremes[1]}"
+            f"{low:.4f} to {high:.4f}, lowest {item.extremes[0]}, highest {item.extremes[1]}"
             f"{_beside(item.champion)}): {rest}."
         ),
     )

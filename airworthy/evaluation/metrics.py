@@ -44,6 +44,20 @@ def average_precision(labels: Labels, scores: Floats) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
+def average_precision_centre(labels: Labels, scores: Floats) -> float:
+    """Average precision with each positive counted half at its own score; NaN without positives.
+
+    A positive is always among the alarms at its own score, which flatters the area where positives are few
+    (0.13 instead of 0.11 with 22 of them); without itself the area errs as far the other way. Intervals are
+    centred on the mean of the two.
+    """
+    hits, alarms, _ = _cumulative(labels, scores)
+    if len(hits) == 0 or hits[-1] == 0:
+        return math.nan
+    others = np.where(alarms > 1, (hits - 1) / np.maximum(alarms - 1, 1), 0.0)
+    return float(np.sum(np.diff(hits, prepend=0.0) * (hits / alarms + others)) / 2 / hits[-1])
+
+
 def precision_recall(labels: Labels, scores: Floats) -> tuple[Floats, Floats]:
     """Precision and recall at every distinct score, highest score first; empty without positives."""
     hits, alarms, _ = _cumulative(labels, scores)

@@ -5,8 +5,9 @@ the delete-one-block jackknife, for AUCs the sums of placements per block; both 
 every row is its own block. Degrees of freedom follow the effective number of blocks, so that a part made up
 by one large block is not taken for many.
 
-Sources: DeLong, DeLong, Clarke-Pearson 1988; Obuchowski 1997 (AUC of clustered rows); MacKinnon, Nielsen, Webb
-2023 (jackknife, CR3); Hall 1992 (skewness); Carter, Schnepel, Steigerwald 2017 (effective number of clusters).
+Sources: DeLong, DeLong, Clarke-Pearson 1988; Obuchowski 1997 (AUC of clustered rows); MacKinnon, Nielsen,
+Webb 2023 (jackknife, CR3); Hall 1992 (skewness); Carter, Schnepel, Steigerwald 2017 (effective number of
+clusters).
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Estimates:
     error: Floats
     freedom: Floats
     skew: Floats
-    """Sum of cubed residuals over the 1.5th power of that of squared ones (by block where rows come in blocks):
-    the skewness of the mean, over which Student's t errs to one side."""
+    """Sum of cubed residuals over the 1.5th power of that of squared ones (by block where rows come in
+    blocks): the skewness of the mean, over which Student's t errs to one side."""
 
     def p_above(self, part: int, limit: float) -> float:
         """One-sided p-value of the claim that a part's truth lies above `limit`; 1 where there is no error.

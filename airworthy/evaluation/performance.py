@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,10 +103,15 @@ def auc_estimate(labels: Labels, scores: Floats, boot: Bootstrap, level: float) 
 
 
 def average_precision_estimate(labels: Labels, scores: Floats, boot: Bootstrap, level: float) -> Estimate:
-    """Area under the precision-recall curve, with the error over replicates."""
+    """Area under the precision-recall curve. The interval takes its error from the replicates, lies on the log
+    odds, and is centred where few positives don't flatter the area."""
     value = metrics.average_precision(labels, scores)
     error = boot.interval(value, average_precision_replicates(labels, scores, boot), level).error
-    return significance.on_log_odds(value, math.nan if error is None else error, level, boot.freedom)
+    if error is None:
+        return Estimate(value, math.nan, math.nan)
+    centre = metrics.average_precision_centre(labels, scores)
+    found = significance.on_log_odds(centre, error, level, boot.freedom)
+    return replace(found, value=value, low=min(found.low, value), high=max(found.high, value))
 
 
 def mean_estimate(values: Floats, boot: Bootstrap, level: float) -> Estimate:

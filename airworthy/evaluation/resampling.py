@@ -24,7 +24,7 @@ from airworthy.evaluation.metrics import Floats
 from airworthy.evaluation.significance import Estimate, from_error
 
 GROUPS = 5000
-MIN_BLOCKS = 10
+MIN_BLOCKS = 20
 """Fewest blocks from which an interval is made; fewer can't say how much blocks differ."""
 _CHUNK = 250
 """Replicates drawn at a time."""
@@ -63,10 +63,12 @@ class Bootstrap:
             count = GROUPS
         return cls(codes.astype(np.int32), count, replicates, seed, blocks is not None)
 
-    @property
+    @cached_property
     def freedom(self) -> float:
-        """Degrees of freedom of a standard error taken over the blocks; infinite for independent rows."""
-        return self.blocks - 1 if self.blocked else math.inf
+        """Degrees of freedom of a standard error taken over the blocks: their number less one, unequal ones
+        counting for fewer (Carter, Schnepel & Steigerwald 2017); infinite for independent rows."""
+        sizes = np.bincount(self.codes, minlength=self.blocks).astype(float)
+        return max(1.0, float(sizes.sum() ** 2 / np.sum(sizes**2)) - 1) if self.blocked else math.inf
 
     @property
     def enough(self) -> bool:
@@ -98,7 +100,7 @@ class Bootstrap:
 
     def interval(self, value: float, replicated: Floats, level: float) -> Estimate:
         """The interval of a value from its replicates: symmetric, of as many standard errors as the normal
-        (for blocks Student's t with blocks - 1 degrees of freedom) says, so that it agrees with its p-values.
+        (for blocks Student's t with `freedom`) says, so that it agrees with its p-values.
 
         Replicates that are not finite (a class was not drawn) are left out. No interval with fewer than
         `MIN_BLOCKS` blocks, or when over a tenth of the replicates are missing.

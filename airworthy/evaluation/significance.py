@@ -93,15 +93,6 @@ def mean_interval(values: Floats, level: float = 0.95) -> Estimate:
     return from_error(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), level)
 
 
-def average_precision_interval(value: float, positives: int, level: float = 0.95) -> Estimate:
-    """Logit interval of an average precision, from the number of positives."""
-    if not 0 < value < 1 or positives < 2:
-        return Estimate(value, math.nan, math.nan)
-    centre = math.log(value / (1 - value))
-    reach = quantile(level) / math.sqrt(positives * value * (1 - value))
-    return Estimate(value, *(1 / (1 + math.exp(-(centre + side * reach))) for side in (-1, 1)))
-
-
 def decide(
     difference: Estimate, margin: float, policy: Literal["non_inferiority", "superiority"]
 ) -> Literal["pass", "fail", "inconclusive"]:

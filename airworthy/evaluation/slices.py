@@ -54,8 +54,8 @@ def assess(
 
     A slice fails where it is surely worse than the champion: the one-sided p-value of "its mean log loss
     exceeds the champion's by more than the margin", corrected over all slices of all columns, is below the
-    policy's level. Where rows come in blocks, errors are taken over blocks. A slice with fewer rows, rows of a
-    class, or blocks than can carry that is inconclusive. Passing means not surely worse: how much harm
+    policy's level. Where rows come in blocks, errors are taken over blocks. A slice with fewer rows, rows
+    of a class, or blocks than can carry that is inconclusive. Passing means not surely worse: how much harm
     could hide is told by the upper end of the interval.
 
     Args:
@@ -102,8 +102,10 @@ def number(estimate: Estimate | None) -> Number | None:
     return Number(value=estimate.value, interval=estimate.interval)
 
 
-def worse_check(name: str, item: SliceFinding, p_value: float, tests: int, policy: SlicePolicy) -> Check:
-    """The check of one slice that is surely worse than the champion."""
+def worse_check(
+    name: str, item: SliceFinding, p_value: float, tests: int, policy: SlicePolicy, of: str = ""
+) -> Check:
+    """The check of one slice that is surely worse than the champion; `of` says which rows were counted."""
     difference = item.difference
     assert difference is not None  # only a compared slice can be worse
     low, high = difference.interval or (difference.value, difference.value)
@@ -119,10 +121,10 @@ def worse_check(name: str, item: SliceFinding, p_value: float, tests: int, polic
         rows=item.rows,
         outcome=item.outcome,
         reason=(
-            f"Where {item.where} ({item.rows:,} rows), the log loss is {difference.value:.4f} nats above the "
-            f"champion's (interval {low:.4f} to {high:.4f}), surely more than the {policy.margin:g} tolerated "
-            f"(p {item.p_adjusted or 0:.2g}, corrected for {tests} slice{'s' * (tests != 1)}): there, today's "
-            "model predicts better."
+            f"Where {item.where} ({item.rows:,} rows{of}), the log loss is {difference.value:.4f} nats above "
+            f"the champion's (interval {low:.4f} to {high:.4f}), surely more than the {policy.margin:g} "
+            f"tolerated (p {item.p_adjusted or 0:.2g}, corrected for {tests} slice{'s' * (tests != 1)}): "
+            "there, today's model predicts better."
         ),
     )
 

@@ -77,7 +77,7 @@ class _Spot:
     p_value: float
     """Of the claim that the difference exceeds the margin; 1 without a champion."""
     blind: float
-    """Log loss of always answering this spot's own share of positives."""
+    """P-value of the claim that always answering this spot's own share of positives has a lower log loss."""
 
 
 def search(
@@ -86,10 +86,10 @@ def search(
     """Search for the worst parts of the rows, and confirm what was found on other rows.
 
     Two kinds are looked for. Where scores are worst (mean log loss above that of all other rows): such spots
-    always exist, as some rows are harder than others, so they inform; a warning when the model is no better
-    there than knowing the spot's share of positives. And, with a champion, where its log loss is surely
-    lower by more than `policy.margin`: such spots fail, by `policy.on_worse`. P-values are corrected over
-    the spots of their kind that the search handed over for confirmation.
+    always exist, as some rows are harder than others, so they inform; a warning when the model is surely
+    worse there than always answering the spot's share of positives. And, with a champion, where its log
+    loss is surely lower by more than `policy.margin`: such spots fail, by `policy.on_worse`. P-values are
+    corrected over the spots of their kind that the search handed over for confirmation.
 
     Args:
         scored: The rows and scores; raw feature values are read from `scored.path`.
@@ -117,7 +117,8 @@ def search(
     )
     adjusted = significance.adjust([s.excess.p_above(0.0) for s in hard], policy.correction)
     findings = [
-        _finding(s, ABSOLUTE, p, _hard_outcome(s, p, policy)) for s, p in zip(hard, adjusted, strict=True)
+        _finding(s, ABSOLUTE, p, _hard_outcome(s, p, len(hard), policy))
+        for s, p in zip(hard, adjusted, strict=True)
     ]
     compared, tests = [], []
     if searching.differences is not None:
@@ -131,7 +132,9 @@ def search(
     checks.append(_summary(findings, compared, total, policy))
     for found, p in zip(compared, tests, strict=True):
         if found.outcome != "pass":
-            checks.append(worse_check("weak_spot", found, p, len(tests), policy))
+            checks.append(
+                worse_check("weak_spot", found, p, len(tests), policy, " of the half that confirmed it")
+            )
     return checks, (*compared, *findings)
 
 
@@ -174,7 +177,7 @@ def _confirm(rows: _Half, picked: Sequence[Candidate], margin: float, level: flo
     for candidate in picked:
         inside = members(rows.cuts, candidate)
         codes = np.where(inside, 0, 1).astype(np.int16)
-        share = float(labels[inside].mean()) if inside.any() else math.nan
+        share = float(labels[inside].mean()) if inside.any() else 0.5
         compared = None
         if rows.differences is not None:
             compared = parts.means(rows.differences, codes, 1, blocks)
@@ -188,19 +191,20 @@ def _confirm(rows: _Half, picked: Sequence[Candidate], margin: float, level: flo
                 excess=parts.contrast(rows.losses, inside, blocks, level),
                 difference=None if compared is None else compared.at(0, level),
                 p_value=1.0 if compared is None else compared.p_above(0, margin),
-                blind=_entropy(share),
+                blind=parts.means(rows.losses - _ignorant(labels, share), codes, 1, blocks).p_above(0, 0.0),
             )
         )
     return spots
 
 
-def _entropy(share: float) -> float:
-    return sum(-p * math.log(p) for p in (share, 1 - share) if p > 0)
+def _ignorant(labels: metrics.Labels, share: float) -> Floats:
+    """Log losses of always answering `share`."""
+    return metrics.log_losses(labels, np.full(len(labels), share))
 
 
-def _hard_outcome(spot: _Spot, adjusted: float, policy: SlicePolicy) -> Outcome:
-    unskilled = spot.log_loss.value >= spot.blind
-    return "warn" if adjusted < policy.level and unskilled else "pass"
+def _hard_outcome(spot: _Spot, adjusted: float, spots: int, policy: SlicePolicy) -> Outcome:
+    """A warning where always answering the spot's own share of positives would be better."""
+    return "warn" if max(adjusted, spots * spot.blind) < policy.level else "pass"
 
 
 def _worse_outcome(adjusted: float, policy: SlicePolicy) -> Outcome:
@@ -239,9 +243,9 @@ def _summary(
     else:
         said += "no part is surely harder than the rest"
     if unskilled:
-        said += f"; no better than the share of positives alone where {', or where '.join(s.where for s in unskilled)}"
+        said += f"; worse than always answering the share of positives where {_listed(unskilled)}"
     if worse:
-        said += f"; surely worse than the champion where {', or where '.join(s.where for s in worse)}"
+        said += f"; surely worse than the champion where {_listed(worse)}"
     return Check(
         name="weak_spots",
         family="slices",
@@ -252,6 +256,10 @@ def _summary(
     )
 
 
+def _listed(spots: Sequence[SliceFinding]) -> str:
+    return ", or where ".join(spot.where for spot in spots)
+
+
 def _nothing_to_search(rows: int, policy: SlicePolicy) -> Check:
     return Check(
         name="weak_spots",
@@ -260,8 +268,8 @@ def _nothing_to_search(rows: int, policy: SlicePolicy) -> Check:
         outcome="inconclusive",
         blocking=False,
         reason=(
-            f"No search for weak spots: it takes {4 * policy.min_rows:,} rows (there are {rows:,}) and a column "
-            "with more than one value."
+            f"No search for weak spots: it takes {4 * policy.min_rows:,} rows (there are {rows:,}) and a "
+            "column with more than one value."
         ),
     )
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ LEASE_SECONDS = 300.0
 WAIT_SECONDS = 20.0
 MARGIN = 0.5
 """Share of the lease after which a holder no longer writes: clocks differ, calls take time."""
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def lease(client: MlflowClient, model: str, *, wait_seconds: float, lease_second
         started = time.monotonic()
         return _next_generation(client, model, lease_seconds)
 
-    generation = _wait(attempt, wait_seconds, lambda: _holder(client, model))
+    generation = _wait(attempt, wait_seconds, _LONGEST_PAUSE_SECONDS, lambda: _holder(client, model))
     try:
         yield Hold(started + lease_seconds * MARGIN)
     finally:
@@ -115,18 +116,24 @@ def _file_lock(path: Path, model: str, wait_seconds: float) -> Iterator[None]:
             return 1
 
         _wait(
-            attempt, wait_seconds, lambda: f"the registry lock of {model} ({path}) is held by another process"
+            attempt,
+            wait_seconds,
+            _PAUSE_SECONDS,
+            lambda: f"the registry lock of {model} ({path}) is held by another process",
         )
         yield
 
 
-def _wait(attempt: Callable[[], int | None], wait_seconds: float, holder: Callable[[], str]) -> int:
-    """Try until it succeeds or the time is over."""
-    deadline = time.monotonic() + wait_seconds
+def _wait(
+    attempt: Callable[[], int | None], wait_seconds: float, longest: float, holder: Callable[[], str]
+) -> int:
+    """Try until it succeeds or the time is over, with pauses that grow up to `longest` seconds."""
+    deadline, pause = time.monotonic() + wait_seconds, _PAUSE_SECONDS
     while (got := attempt()) is None:
         if time.monotonic() >= deadline:
             raise RegistryError(f"{holder()}; try again when it is done")
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads those who wait; no secret
+        pause = min(pause * 1.5, longest)
     return got
 
 

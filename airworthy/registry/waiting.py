@@ -66,7 +66,7 @@ def wait_for_approval(
         )
     standing = approval.ask(registry, model, version, run=run)
     if standing.state == "waiting":
-        tell(f"the evidence is in the dossier: {dossier}")
+        tell(f"the evidence is in the dossier: {dossier} (or: airworthy dossier {model}@{version})")
         tell(
             f"{found} {standing.sentence}: airworthy approve {model}@{version} --reason '…', or "
             f"airworthy reject {model}@{version} --reason '…'"

@@ -82,6 +82,30 @@ def test_status_and_runs_tell_what_happened(airworthy: Airworthy) -> None:
     assert runs.stdout.count("succeeded") == 2
 
 
+def test_a_version_can_be_made_again_bit_for_bit(airworthy: Airworthy) -> None:
+    done = airworthy("reproduce", "flight_delay@2", "--attach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bit-identical" in done.stdout
+
+
+def test_the_dossier_tells_the_whole_story_and_notices_a_changed_record(airworthy: Airworthy) -> None:
+    sound = airworthy("dossier", "flight_delay@2", "--check")
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    page = (airworthy.home / "dossiers" / "flight_delay-2" / "dossier.html").read_text()
+    for words in ("Against the champion", "certified below", "Who uses the answers", "bit-identical"):
+        assert words in page
+    version = registry(airworthy).version("flight_delay", "2")
+    [verdict] = airworthy.home.glob(f"artifacts/**/{version.run_id}/artifacts/evidence/verdict-*/*")
+    whole = verdict.read_bytes()
+    verdict.write_bytes(whole.replace(b'"pass"', b'"warn"', 1))
+    try:
+        changed = airworthy("dossier", "flight_delay@2", "--check")
+    finally:
+        verdict.write_bytes(whole)
+    assert changed.returncode == 3
+    assert "verdict" in changed.stdout + changed.stderr
+
+
 def test_a_poor_model_is_refused_and_registered_nowhere(airworthy: Airworthy, spec: Spec) -> None:
     poor = {"trainer.rounds": 2, "trainer.params": {"max_depth": 1}}
     done = airworthy.release(spec("flight_delay", poor), "2013-10-01")
@@ -165,9 +189,27 @@ def test_rollback_returns_to_the_previous_champion_in_registry_and_serving(airwo
     assert serving(airworthy) == after
 
 
-def test_another_model_goes_through_the_same_yaml(airworthy: Airworthy, spec: Spec) -> None:
-    done = airworthy.release(spec("departure_delay"), "2013-08-01")
+def test_another_model_goes_through_the_same_yaml_and_waits_for_a_person_even_if_killed(
+    airworthy: Airworthy, spec: Spec
+) -> None:
+    known = {run.run_id for run in list_runs(airworthy.home)}
+    model = spec("departure_delay", {"approval": {"required": True, "approvers": ["ada"]}})
+    engine = start(airworthy, model, "2013-08-01")
+    wait_until(lambda: _running(airworthy, known, "await-approval"), engine)
+    os.kill(engine.pid, signal.SIGKILL)
+    engine.wait()
+    psutil.wait_procs(airworthy.processes(), timeout=20)
+    assert champion(airworthy, "departure_delay") is None
+    refused = airworthy("approve", "departure_delay@1", "--reason", "why not", "--by", "bob")
+    assert refused.returncode == 2
+    said = airworthy("approve", "departure_delay@1", "--reason", "read the dossier", "--by", "ada")
+    assert said.returncode == 0, said.stdout + said.stderr
+    run = next(r for r in list_runs(airworthy.home) if r.run_id not in known)
+    done = airworthy("run", "--resume", run.run_id, "--plain")
     assert done.returncode == 0, done.stdout + done.stderr
+    history = airworthy("history", "departure_delay").stdout
+    assert "ada" in history
+    assert "read the dossier" in history
     assert champion(airworthy, "departure_delay") == "1"
     assert serving(airworthy, "departure-delay") == "1"
 

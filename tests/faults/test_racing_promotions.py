@@ -345,7 +345,7 @@ def test_mixed_changes_with_kills_leave_one_champion_and_one_line_of_history(
             Registry(uri).register(SPEC, verdict=found.verdict, bundle=found.bundle)
         (tmp_path / "race").mkdir()
         steps, kills = (4, 2) if on_server else (8, 10)
-        race = Race(uri, evidence, tmp_path / "race", steps, kills, lease_seconds=15)
+        race = Race(uri, evidence, tmp_path / "race", steps, kills, lease_seconds=10)
         run_with_kills(race)
         check_the_world(race)
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from airworthy.errors import ConfigError, EngineError, MissingCapabilityError
 from airworthy.local import Environments, Progress, environments, guard
+from airworthy.local.events import Event
 from airworthy.local.failures import explain
 from tests.local.engine_steps import fail, number, text
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.metadata import image, metadata
+from components.metadata import CREDENTIALS, SIGNING, image, metadata
 from pipelines.compile import COMPILED, compile_all
 
 TASKS = {
@@ -81,7 +81,11 @@ def test_tasks_follow_their_metadata(
     assert int(node.get("retryPolicy", {}).get("maxRetryCount", 0)) == facts.retries
     assert platform["activeDeadlineSeconds"] == str(facts.timeout_seconds)
     assert container["resources"]["memoryLimit"] > 0
-    assert ("secretAsEnv" in platform) is facts.registry_access
+    secrets = {
+        s.get("secretName") or s["secretNameParameter"]["runtimeValue"]["constant"]
+        for s in platform.get("secretAsEnv", [])
+    }
+    assert secrets == {*([CREDENTIALS] if facts.registry_access else []), *([SIGNING] if facts.signs else [])}
     assert all(secret["optional"] for secret in platform.get("secretAsEnv", []))
 
 

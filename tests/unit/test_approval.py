@@ -213,7 +213,9 @@ def test_the_step_waits_tells_what_for_and_goes_on_with_the_answer(
             answer(registry, True)
 
     assert wait(registry, evidence, told=told, pause=pause).state == "approved"
-    assert told[0] == "the evidence is in the dossier: /runs/1/dossier.html"
+    assert told[0].startswith(
+        "the evidence is in the dossier: /runs/1/dossier.html (or: airworthy dossier late@1)"
+    )
     assert "airworthy approve late@1 --reason" in told[1]
     assert "was approved by anna" in told[-1]
     assert pauses == [1.0, 1.0, 1.0]

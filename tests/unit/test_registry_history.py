@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from airworthy.errors import ConfigError, RegistryError
+from airworthy.errors import ConfigError, GateError, RegistryError
 from airworthy.registry import Registry, Version, history
 from airworthy.verdict import AppliedOverride, Check, read_verdict, write_verdict
 from tests.release_evidence import Evidence, make_evidence, new_store, spec
@@ -185,3 +188,86 @@ def test_the_record_of_the_rollout_stays_with_the_champion(
     kept = registry.fetch_evidence(registry.version("late", version.version), "rollout", tmp_path / "back")
     assert kept is not None
     assert kept.read_bytes() == first.rollout.read_bytes()
+
+
+WRITES = (
+    "set_registered_model_alias",
+    "delete_registered_model_alias",
+    "set_registered_model_tag",
+    "set_model_version_tag",
+    "delete_model_version_tag",
+    "log_artifact",
+)
+
+
+@pytest.mark.parametrize("change", ["promote", "roll back", "withdraw"])
+def test_a_change_that_ends_before_any_of_its_writes_can_be_repeated(
+    registry: Registry, first: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The third version is about to replace the second; whatever is lost, one line of champions is left."""
+    register(registry, first)
+    promote(registry, "1", first)
+    second = make_evidence(tmp_path / "second", rounds=3, champion=("1", first.digest))
+    register(registry, second)
+    promote(registry, "2", second, "1")
+    third = make_evidence(tmp_path / "third", rounds=4, champion=("2", second.digest))
+    register(registry, third)
+    database = Path(registry.uri.removeprefix("sqlite:///"))
+    changes: dict[str, Callable[[Registry], object]] = {
+        "promote": lambda one: promote(one, "3", third, "2"),
+        "roll back": lambda one: one.rollback("late", "users complain", expected_champion="2"),
+        "withdraw": lambda one: one.withdraw_challenger("late", "3", reason="the canary failed"),
+    }
+    champion = {"promote": "3", "roll back": "1", "withdraw": "2"}[change]
+    for lost in range(20):
+        copy = tmp_path / str(lost) / "mlflow.db"
+        copy.parent.mkdir()
+        for file in (database, database.with_name(f"{database.name}.schema")):
+            shutil.copy(file, copy.with_name(file.name))
+        broken = Registry(f"sqlite:///{copy}", by="anna@desk")
+        calls = _break(broken, lost, monkeypatch)
+        try:
+            changes[change](broken)
+        except RegistryError:
+            assert len(calls) == lost + 1
+        after = Registry(f"sqlite:///{copy}", by="anna@desk")
+        after.withdraw_challenger("late", "7", reason="take the lock")
+        assert _line(after)[-1] == _alias(after, "champion")
+        with contextlib.suppress(GateError):  # a rollback that was done is not done twice
+            changes[change](after)
+        assert _line(after)[-1] == _alias(after, "champion") == champion
+        assert [entry for entry in after.history("late") if entry.action == "moved by hand"] == []
+        if len(calls) <= lost:
+            return
+    pytest.fail("it never came to its end")
+
+
+def _break(registry: Registry, lost: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let all writes from that number on fail; returns the list of those that were tried."""
+    calls: list[str] = []
+
+    def writing(name: str) -> Callable[..., object]:
+        real = getattr(registry.client, name)
+
+        def call(*arguments: object, **named: object) -> object:
+            calls.append(name)
+            if len(calls) > lost:
+                raise OSError("the process ended here")
+            return real(*arguments, **named)
+
+        return call
+
+    for name in WRITES:
+        monkeypatch.setattr(registry.client, name, writing(name))
+    return calls
+
+
+def _line(registry: Registry) -> list[str]:
+    """Champions in the order of the history, which must name each one's predecessor."""
+    moves = [move for move in registry.moves("late") if move.alias == "champion"]
+    assert [move.before for move in moves] == [None, *(move.version for move in moves[:-1])]
+    return [move.version for move in moves]
+
+
+def _alias(registry: Registry, alias: str) -> str | None:
+    return next((v.version for v in registry.versions("late") if alias in v.aliases), None)

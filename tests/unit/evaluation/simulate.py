@@ -197,16 +197,19 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
-@cache
 def truth(world: World, name: str) -> float:
-    """Value of a statistic in the whole population (a million rows; blocks of it are as many as rows allow)."""
-    return STATISTICS[name].truth(_population(world))
+    """Value of a statistic in the whole population: a million rows, in as many blocks as a tenth of them."""
+    return _truth(replace(world, rows=TRUTH_ROWS, blocks=world.blocks and TRUTH_ROWS // 10), name)
 
 
 @cache
-def _population(world: World) -> Sample:
-    blocks = None if world.blocks is None else TRUTH_ROWS // 10
-    return draw(replace(world, rows=TRUTH_ROWS, blocks=blocks), 1)
+def _truth(population: World, name: str) -> float:
+    return STATISTICS[name].truth(_population(population))
+
+
+@cache
+def _population(population: World) -> Sample:
+    return draw(population, 1)
 
 
 def coverage(

@@ -224,7 +224,7 @@ def test_a_champion_that_took_whole_numbers_is_not_given_others(both: Scored) ->
 
 def test_rows_of_one_block_count_for_less(both: Scored) -> None:
     sample = Sampled.of(both, ROWS, 0)
-    hours = np.asarray(sample.columns["hour"], dtype=np.int32)
+    hours = 2 * np.asarray(sample.columns["hour"], dtype=np.int32) + np.arange(ROWS, dtype=np.int32) % 2
     rule = {"feature": "hour", "change": 6, "expect": "down", "max_violations": 0.5}
     alone = probed(both, direction=[rule])[0]["direction_hour"].interval
     blocked = probed(replace(both, blocks=hours), direction=[rule])[0]["direction_hour"].interval

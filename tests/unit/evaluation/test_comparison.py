@@ -13,7 +13,7 @@ from airworthy.evaluation import comparison, metrics
 from airworthy.evaluation.comparison import compare
 from airworthy.evaluation.resampling import Bootstrap
 from airworthy.findings import Difference
-from airworthy.model_spec.gate import ChampionComparison, Gate
+from airworthy.model_spec.gate import ChampionComparison, Gate, Threshold
 from airworthy.verdict import Check
 from tests.unit.evaluation.simulate import Sample, World, draw, scored
 
@@ -25,7 +25,7 @@ METRICS = ("auc", "pr_auc", "log_loss", "brier", "cost")
 def judged(
     sample: Sample, *, blocks: bool = False, **policy: Any
 ) -> tuple[dict[str, Check], dict[str, Difference], float | None]:
-    gate = Gate(champion=ChampionComparison(**policy), threshold={"cost_miss": 3})
+    gate = Gate(champion=ChampionComparison(**policy), threshold=Threshold(cost_miss=3))
     boot = Bootstrap.plan(len(sample.labels), 300, 0, sample.blocks if blocks else None)
     checks, differences, worth = compare(scored(sample), gate, boot, 0.95)
     return {c.name: c for c in checks}, {d.metric: d for d in differences}, worth
@@ -104,9 +104,7 @@ def test_blocks_widen_the_intervals_and_tell_what_the_rows_are_worth() -> None:
     assert worth is not None
     assert 60 < worth < 4000
     for name, check in together.items():
-        assert check.interval is not None
-        assert alone[name].interval is not None
-        ratio = np.ptp(check.interval) / np.ptp(alone[name].interval)
+        ratio = np.ptp(check.interval or ()) / np.ptp(alone[name].interval or ())
         assert ratio > 1.3, name
 
 

@@ -122,7 +122,9 @@ def test_the_stated_sampling_error_covers_the_share_of_all_rows(both: Scored, mo
 
 
 def test_rows_of_one_block_make_a_share_less_sure(both: Scored) -> None:
-    hours = Sampled.of(both, ROWS, 0).columns["hour"].astype(np.int32)
+    hours = (
+        2 * Sampled.of(both, ROWS, 0).columns["hour"].astype(np.int32) + np.arange(ROWS, dtype=np.int32) % 2
+    )
     widths = []
     for one in (both, replace(both, blocks=hours)):
         share = next(a.share for a in explained(one)[1].attributions if a.feature == "hour")

@@ -98,7 +98,7 @@ def test_without_limits_the_numbers_are_told_with_the_champions_beside() -> None
     assert [c.outcome for c in checks.values()] == ["pass"] * 3
     check = checks["fairness_region_selection_rate"]
     assert "no limit set" in check.reason
-    assert "from north to west" in check.reason
+    assert "lowest north, highest west" in check.reason
     assert "the champion's groups by" in check.reason
     assert (check.threshold, check.p_value) == (None, None)
 

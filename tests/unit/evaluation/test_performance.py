@@ -14,11 +14,11 @@ from airworthy.evaluation import calibration, curves, metrics, performance
 from airworthy.evaluation.calibration import calibrate
 from airworthy.evaluation.resampling import Bootstrap
 from airworthy.findings import ArmFindings
-from airworthy.model_spec.gate import Gate
+from airworthy.model_spec.gate import Gate, Threshold
 from tests.unit.evaluation.simulate import Sample, World, draw, scored, sigmoid
 
 LEVEL = 0.95
-GATE = Gate(min_auc=0.6, threshold={"cost_miss": 3})
+GATE = Gate(min_auc=0.6, threshold=Threshold(cost_miss=3))
 
 
 def measured(sample: Sample, boot: Bootstrap | None = None, gate: Gate = GATE) -> ArmFindings:
@@ -53,7 +53,16 @@ def test_blocks_widen_what_a_model_is_sure_of() -> None:
     sample = draw(World(rows=6000, blocks=60, common=0.8), 2)
     together = measured(sample).metrics
     alone = measured(sample, Bootstrap.plan(6000, 300, 0)).metrics
-    for name in ("auc", "pr_auc", "log_loss", "brier", "cost", "precision", "recall", "calibration_intercept"):
+    for name in (
+        "auc",
+        "pr_auc",
+        "log_loss",
+        "brier",
+        "cost",
+        "precision",
+        "recall",
+        "calibration_intercept",
+    ):
         assert np.ptp(together[name].interval or ()) > 1.2 * np.ptp(alone[name].interval or ()), name
 
 
@@ -70,7 +79,9 @@ def test_curves_are_short_banded_and_keep_their_area() -> None:
     for curve in (found.roc, found.precision_recall):
         assert 20 < len(curve.x) == len(curve.y) == len(curve.low) == len(curve.high) <= 100
         assert all(a < b for a, b in zip(curve.x, curve.x[1:], strict=False))
-        assert all(0 <= low <= y <= high <= 1 for y, low, high in zip(curve.y, curve.low, curve.high, strict=True))
+        assert all(
+            0 <= low <= y <= high <= 1 for y, low, high in zip(curve.y, curve.low, curve.high, strict=True)
+        )
     assert np.trapezoid(found.roc.y, found.roc.x) == pytest.approx(found.metrics["auc"].value, abs=3e-3)
     area = np.trapezoid(found.precision_recall.y, found.precision_recall.x)
     assert area == pytest.approx(found.metrics["pr_auc"].value, abs=0.02)
@@ -157,7 +168,7 @@ def test_constant_scores_are_one_bin_and_no_crash() -> None:
 
 
 def limits(sample: Sample, **bounds: Any) -> dict[str, Any]:
-    gate = Gate(**bounds, threshold={"cost_miss": 3})
+    gate = Gate(**bounds, threshold=Threshold(cost_miss=3))
     return {c.name: c for c in performance.limit_checks(gate, measured(sample, gate=gate), LEVEL)}
 
 

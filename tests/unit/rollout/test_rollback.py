@@ -68,6 +68,18 @@ def test_a_rollback_calls_off_a_rollout_under_way(
     assert champion.version == state.stable.version == "2"
 
 
+def test_a_rollback_from_where_the_service_never_was_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = _three_champions(tmp_path, monkeypatch)
+    monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path / "another machine"))
+    assert main(["rollback", "late", "--reason", "users complain"]) == 2
+    assert "never served on this machine" in capsys.readouterr().err
+    champion = registry.champion("late")
+    assert champion is not None
+    assert champion.version == "3"
+
+
 def _three_champions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     uri = new_store(tmp_path / "store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
