@@ -18,6 +18,7 @@ SMALLER = {
     "splits": {"train_days": 45, "tune_days": 10, "test_days": 14},
     "trainer.rounds": 60,
     "gate.champion.margin": 0.05,
+    "gate.champion.guards": {},
     "gate.min_auc": 0.6,
     "gate.min_pr_auc": 0.15,
     "validation.min_rows": {"train": 1000, "tune": 200, "test": 500},

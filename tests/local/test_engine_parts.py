@@ -196,7 +196,9 @@ def test_what_a_step_waits_for_is_shown_at_once_and_in_full(terminal: bool):
     console = Console(file=screen, width=40, force_terminal=terminal, color_system=None)
     with Progress(console) as progress:
         progress(Event("log_line", "wait", "an ordinary line"))
-        progress(Event("log_line", "wait", "notice: waits for an answer: airworthy approve late@3 --reason '…'"))
+        progress(
+            Event("log_line", "wait", "notice: waits for an answer: airworthy approve late@3 --reason '…'")
+        )
         assert "waits for an answer: airworthy approve late@3 --reason '…'" in screen.getvalue()
     assert "ordinary" not in screen.getvalue()
     assert "notice:" not in screen.getvalue()

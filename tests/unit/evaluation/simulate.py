@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ from airworthy.evaluation.significance import Estimate
 
 COSTS = (1.0, 3.0)
 """False alarm, miss."""
-TRUTH_ROWS = 1_000_000
+TRUTH_ROWS = 500_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class World:
     intercept: float = -1.0
     noise: tuple[float, float] = (0.7, 0.7)
     """Standard deviation of champion's and challenger's noise."""
+    alike: float = 0.0
+    """Share of the noises' variance that the two models have in common, as a model and its retrained self do."""
     slope: float = 1.1
     grid: int | None = None
     """Scores are rounded to as many values (ties)."""
@@ -75,9 +77,11 @@ def draw(world: World, seed: int) -> Sample:
     shift = noise(1.0) * world.common if world.common else 0.0
     chance = sigmoid(world.intercept + 1.5 * x + shift)
     labels = (generator.uniform(size=rows) < chance).astype(np.int8)
+    shared = np.sqrt(world.alike) * noise(world.common) if world.alike else 0.0
     scores = []
     for spread in world.noise:
-        score = sigmoid(world.intercept + world.slope * (x + spread * noise(world.common)))
+        own = np.sqrt(1 - world.alike) * noise(world.common)
+        score = sigmoid(world.intercept + world.slope * (x + spread * (own + shared)))
         scores.append(score if world.grid is None else np.round(score * world.grid) / world.grid)
     return Sample(labels, chance, scores[0], scores[1], member, inside)
 
@@ -198,7 +202,7 @@ STATISTICS: dict[str, Statistic] = {
 
 
 def truth(world: World, name: str) -> float:
-    """Value of a statistic in the whole population: a million rows, in as many blocks as a tenth of them."""
+    """Value of a statistic in the whole population: half a million rows, in a tenth as many blocks."""
     return _truth(replace(world, rows=TRUTH_ROWS, blocks=world.blocks and TRUTH_ROWS // 10), name)
 
 
@@ -207,7 +211,7 @@ def _truth(population: World, name: str) -> float:
     return STATISTICS[name].truth(_population(population))
 
 
-@cache
+@lru_cache(maxsize=2)
 def _population(population: World) -> Sample:
     return draw(population, 1)
 
