@@ -43,7 +43,7 @@ class Curve(Part):
 
 
 class Reliability(Part):
-    """Equally filled bins of scores."""
+    """Equally filled bins of scores; no `low` and `high` where the blocks are too few for intervals."""
 
     predicted: tuple[float, ...]
     observed: tuple[float, ...]

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from airworthy.evaluation import metrics, parts, significance, slices
-from airworthy.evaluation.comparison import HIGHER_IS_BETTER
+from airworthy.evaluation.comparison import HIGHER_IS_BETTER, POWERED
 from airworthy.evaluation.resampling import Bootstrap
 from airworthy.evaluation.significance import Estimate
 from airworthy.model_spec import SlicePolicy
@@ -27,8 +27,6 @@ from benchmarks import gate_flights
 from tests.unit.evaluation.simulate import STATISTICS, World, coverage, draw, truth
 from tests.unit.evaluation.simulated_slices import two_models
 
-Z = 1.959964 + 0.841621
-"""Standard errors between a truth and a limit for an 80 % chance that a 95 % interval excludes the limit."""
 NAMES = {
     "auc": "AUC difference",
     "pr_auc": "PR-AUC difference",
@@ -39,6 +37,7 @@ NAMES = {
 MARGINS = {"auc": (0.005, 0.01), "pr_auc": (0.01, 0.02), "log_loss": (0.005, 0.01), "brier": (0.002, 0.005)}
 MARGINS["cost"] = (0.01, 0.02)
 RETRAINED = World(rows=5000, alike=0.8)
+RARE = replace(RETRAINED, intercept=-4.4)
 COVERED: dict[str, tuple[World, bool]] = {
     "n 1,000": (World(rows=1000), True),
     "n 5,000": (World(rows=5000), True),
@@ -100,7 +99,7 @@ def equal_models(pool: ProcessPoolExecutor, repeats: int) -> Iterator[str]:
 def needed(metric: str, world: World, margin: float) -> int:
     """Rows for which an equal model passes, and one worse by twice the margin surely fails, with 80 %."""
     errors = [compared(metric, world, seed).error or math.nan for seed in range(20)]
-    return math.ceil(world.rows * (Z * float(np.mean(errors)) / margin) ** 2)
+    return math.ceil(world.rows * (POWERED * float(np.mean(errors)) / margin) ** 2)
 
 
 def worse(metric: str, world: World, amount: float) -> World:
@@ -116,14 +115,13 @@ def worse(metric: str, world: World, amount: float) -> World:
 
 def _power(job: tuple[str, float, int]) -> str:
     metric, margin, repeats = job
-    rows = {
-        share: needed(metric, replace(RETRAINED, intercept=i), margin)
-        for share, i in (("30", -1), ("3", -4.4))
-    }
-    world = replace(RETRAINED, rows=rows["30"])
+    rows = needed(metric, RETRAINED, margin)
+    # Losses and costs shrink with the positives, and sensible margins with them; areas don't.
+    rare = f"{needed(metric, RARE, margin):,}" if metric in HIGHER_IS_BETTER else ""
+    world = replace(RETRAINED, rows=rows)
     _, equal, _ = _outcomes((metric, world, margin, repeats))
     _, passed, failed = _outcomes((metric, worse(metric, world, 2 * margin), margin, repeats))
-    return f"| `{metric}` | {margin:g} | {rows['30']:,} | {rows['3']:,} | {equal:.0%} | {1 - passed:.1%} | {failed:.0%} |"
+    return f"| `{metric}` | {margin:g} | {rows:,} | {rare} | {equal:.0%} | {1 - passed:.1%} | {failed:.0%} |"
 
 
 def power(pool: ProcessPoolExecutor, repeats: int) -> Iterator[str]:
@@ -154,10 +152,10 @@ def _sliced(job: tuple[str, int, int | None, int]) -> dict[str, bool]:
     excess = [f.difference.value for f in findings if f.difference is not None]
     losses = [metrics.log_losses(item.labels, s) for s in (item.champion, item.challenger) if s is not None]
     cut = parts.partition("part", item.scored.columns)
-    raw = [significance.mean_interval((losses[1] - losses[0])[cut.codes == i]) for i in range(40)]
+    raw = parts.means(losses[1] - losses[0], cut.codes, 40, None)
     return {
         "ours": any(check.outcome == "fail" for check in checks),
-        "uncorrected, p < 0.05": any(e.p_above(0) < 0.05 for e in raw),
+        "uncorrected, p < 0.05": any(raw.p_above(part, 0.0) < 0.05 for part in range(40)),
         "none may look worse": any(value > 0 for value in excess),
     }
 

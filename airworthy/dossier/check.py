@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from airworthy.dossier.document import Dossier, Event, Integrity, Scalar, read_dossier, scalar
+from airworthy.dossier.document import Dossier, Event, Integrity, Scalar, Training, read_dossier, scalar
 from airworthy.dossier.records import OWN, Records
 from airworthy.errors import BundleError, GateError, RegistryError
 from airworthy.model_spec import spec_digest
@@ -79,14 +79,21 @@ def _differences(earlier: Dossier, now: Dossier) -> list[str]:
     said = {entry.name: entry.digest for entry in earlier.integrity if entry.digest}
     says = {entry.name: entry.digest for entry in now.integrity if entry.digest}
     different = [name for name, digest in said.items() if says.get(name) != digest]
-    for part in ("identity", "data", "training"):
-        before, after = getattr(earlier, part), getattr(now, part)
-        if part == "identity":
-            before, after = before.registered, after.registered
+    facts = (
+        ("identity", earlier.identity.registered, now.identity.registered),
+        ("data", earlier.data, now.data),
+        ("training", _as_trained(earlier.training), _as_trained(now.training)),
+    )
+    for part, before, after in facts:
         # A part that now can't be shown is reported as a broken artifact, not once more here.
         if before != after and not now.broken:
             different.append(f"the facts on {part}")
     return different
+
+
+def _as_trained(training: Training) -> Training:
+    """Without what is learnt about a training later, when it is made again."""
+    return training.model_copy(update={"reproduced": None})
 
 
 def _lineage(records: Records) -> dict[str, Told]:

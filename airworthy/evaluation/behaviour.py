@@ -179,8 +179,18 @@ def _out_of_range(trial: _Trial, limit: float | None) -> Found:
         for f in trial.numbers
         if f.minimum is not None and f.maximum is not None
     }
+    if not trial.numbers:
+        return _nothing("out_of_range", "The model has no numbers, so none can be out of range.")
     if not outside:
-        return _nothing("out_of_range", "The model has no number whose range in training is known.")
+        unknown = Check(
+            name="out_of_range",
+            family="robustness",
+            threshold=limit,
+            outcome="inconclusive",
+            blocking=limit is not None,
+            reason="The bundle does not tell the range of any number in training, so none can be out of it.",
+        )
+        return [unknown], []
     estimate = share(np.logical_or.reduce(list(outside.values())), sample, trial.level)
     outcome = against(estimate, limit)
     shares = {feature: float(rows.mean()) for feature, rows in outside.items() if rows.any()}

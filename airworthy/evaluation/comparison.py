@@ -36,6 +36,8 @@ TITLES = {
     "cost": "Mean cost of a decision",
 }
 HIGHER_IS_BETTER = frozenset({"auc", "pr_auc"})
+POWERED = 1.96 + 0.84
+"""Standard errors between the truth and the margin with which a 95 % interval clears it in 80 % of cases."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def compare(
         return [], (), None
     policy = gate.champion
     if scored.champion is None:
-        return _impossible(scored, policy), (), None
+        return [_impossible(scored, policy)], (), None
     level = level if policy is None else policy.confidence
     found = []
     for metric, measure in _measures(scored.labels, scored.challenger, scored.champion, gate).items():
@@ -166,7 +168,7 @@ def _check(item: Compared, policy: ChampionComparison, scored: Scored, boot: Boo
             outcome = significance.decide(gain, policy.margin, policy.policy)
         else:
             outcome = "pass" if not worse else "fail" if item.role == "guard" else "warn"
-        reason = _reason(item, outcome, policy, str(scored.champion_version))
+        reason = _reason(item, outcome, policy, scored)
         p_value = gain.p_above(limit) if item.role == "primary" else gain.p_below(limit)
     return Check(
         name=f"{item.metric}_vs_champion",
@@ -182,28 +184,34 @@ def _check(item: Compared, policy: ChampionComparison, scored: Scored, boot: Boo
     )
 
 
-def _reason(item: Compared, outcome: Outcome, policy: ChampionComparison, version: str) -> str:
-    e = item.difference
+def _reason(item: Compared, outcome: Outcome, policy: ChampionComparison, scored: Scored) -> str:
+    e, margin = item.difference, item.margin or 0.0
     span = f"{e.value:+.4f}, {policy.confidence:.0%} interval {e.low:+.4f} to {e.high:+.4f}"
-    told = f"{item.title} difference to champion version {version} ({span})"
+    told = f"{item.title} difference to champion version {scored.champion_version} ({span})"
     good, bad = ("above", "below") if item.up else ("below", "above")
-    zero = not item.margin
-    limit = "zero" if zero else f"the allowed {-item.margin if item.up else item.margin:+.4f}"  # type: ignore[operator]
+    limit = f"the allowed {-margin if item.up else margin:+.4f}" if margin else "zero"
+    if item.role == "primary" and outcome == "inconclusive":
+        return f"{told} contains {limit}, so these rows can't tell: it does not pass{_hint(item, scored)}."
     if item.role == "primary":
-        return {
-            "pass": f"{told} lies wholly {good} {limit}: the challenger is surely "
-            + ("better." if zero else "not worse than tolerated."),
-            "fail": f"{told} lies wholly {bad} {limit}: the challenger is surely worse"
-            + ("." if zero else " than tolerated."),
-        }.get(outcome, f"{told} contains {limit}, so these rows can't tell: it does not pass.")
+        word = good if outcome == "pass" else bad
+        sure = ("not worse" if margin else "better") if outcome == "pass" else "worse"
+        return f"{told} lies wholly {word} {limit}: the challenger is surely {sure}{' than tolerated' * bool(margin)}."
     if item.role == "guard":
-        return {
-            "pass": f"{told} is not surely {bad} {limit}: no proof of harm.",
-            "fail": f"{told} lies wholly {bad} {limit}: surely worse than this guard tolerates.",
-        }[outcome]
-    word = "higher" if bad == "above" else "lower"
-    sure = "surely" if outcome == "warn" else "not surely"
+        if outcome == "pass":
+            return f"{told} is not surely {bad} {limit}: no proof of harm."
+        return f"{told} lies wholly {bad} {limit}: surely worse than this guard tolerates."
+    word, sure = ("higher" if bad == "above" else "lower"), ("surely" if outcome == "warn" else "not surely")
     return f"{item.title} is {sure} {word} than the champion's ({span}); reported, not gated."
+
+
+def _hint(item: Compared, scored: Scored) -> str:
+    """How many rows would do, where it is their number that is lacking."""
+    if not item.margin or not item.difference.error:
+        return ""
+    rows = len(scored.labels) * (POWERED * item.difference.error / item.margin) ** 2
+    if rows <= len(scored.labels):
+        return ""
+    return f", and to show an equal model takes about {round(rows, -len(str(int(rows))) + 2):,.0f} such rows"
 
 
 def _why(boot: Bootstrap) -> str:
@@ -215,17 +223,16 @@ def _why(boot: Bootstrap) -> str:
     return "there are too few rows of each class"
 
 
-def _impossible(scored: Scored, policy: ChampionComparison | None) -> list[Check]:
-    if policy is None:
-        return []
-    return [
-        Check(
-            name=f"{policy.metric}_vs_champion",
-            family="champion",
-            outcome="inconclusive",
-            reason=f"Version {scored.champion_version} can't be compared with: {scored.champion_problem}.",
-        )
-    ]
+def _impossible(scored: Scored, policy: ChampionComparison | None) -> Check:
+    """Without a policy a warning, since slices, too, are only held against a champion that can be."""
+    return Check(
+        name=f"{policy.metric if policy else 'auc'}_vs_champion",
+        family="champion",
+        outcome="inconclusive" if policy else "warn",
+        blocking=policy is not None,
+        reason=f"Version {scored.champion_version} can't be compared with, on slices neither: "
+        f"{scored.champion_problem}.",
+    )
 
 
 def _finding(found: list[Compared]) -> Iterator[Difference]:

@@ -62,7 +62,7 @@ def declared(policy: Robustness, info: BundleInfo) -> list[Expectation]:
     found: list[Expectation] = []
     for kind, rules in (("invariance", policy.invariance), ("direction", policy.direction)):
         for rule in rules:
-            label = rule.name or f"{kind}_{rule.feature}"
+            label = f"{kind}_{rule.name or rule.feature}"
             where = f"gate.robustness.{kind}: {label}"
             feature = declared_feature(info, rule.feature, where)
             if isinstance(rule, Invariance):

@@ -90,7 +90,8 @@ def assess(
         findings.append(finding)
         differences += found
         if not found:
-            left = f" (too small: {', '.join(finding.left_out)})" if finding.left_out else ""
+            more = f" and {len(finding.left_out) - 5} more" if len(finding.left_out) > 5 else ""
+            left = f" (too small: {', '.join(finding.left_out[:5])}{more})" if finding.left_out else ""
             why = f"fewer than two groups of {column} have {policy.min_rows} rows in enough blocks{left}"
             checks.append(_unable(column, why, policy))
     limited = [i for i, d in enumerate(differences) if d.gap.p_value is not None]

@@ -255,6 +255,7 @@ def _settings(spec: ModelSpec, scored: Scored) -> dict[str, float | int | str | 
         "bootstrap_block": policy.resampling.block,
         "calibration_bins": metrics.CALIBRATION_BINS,
         "min_rows_per_class": gate.MIN_PER_CLASS,
+        "limits_by": policy.limits_by,
         "cost_false_alarm": policy.threshold.cost_false_alarm,
         "cost_miss": policy.threshold.cost_miss,
         "slice_margin": policy.slices.margin,

@@ -185,12 +185,6 @@ def confusion(labels: Labels, scores: Floats, threshold: float) -> list[list[int
     return [[tn, fp], [fn, tp]]
 
 
-def expected_cost(matrix: list[list[int]], cost_false_alarm: float, cost_miss: float) -> float:
-    """Mean cost of a decision, in the unit of the costs."""
-    (tn, fp), (fn, tp) = matrix
-    return (fp * cost_false_alarm + fn * cost_miss) / max(tn + fp + fn + tp, 1)
-
-
 def _cumulative(labels: Labels, scores: Floats) -> tuple[Floats, Floats, Floats]:
     """True positives, alarms and threshold at every distinct score, highest first."""
     if len(scores) == 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +149,7 @@ def has_limits(gate: Gate) -> bool:
 
 
 def limit_checks(gate: Gate, measured: ArmFindings, level: float) -> Iterator[Check]:
-    """The spec's absolute limits, judged on the estimate, with its interval recorded.
+    """The spec's absolute limits, judged on the estimate or its interval (`gate.limits_by`).
 
     The calibration error is judged on its interval, since chance alone adds to what is measured: it passes
     when even the measured error keeps the limit, fails when the true one is surely above, and is inconclusive
@@ -163,10 +163,10 @@ def limit_checks(gate: Gate, measured: ArmFindings, level: float) -> Iterator[Ch
         elif limit.metric == "calibration_error":
             outcome, reason = _calibration_outcome(measured, limit.bound, level)
         else:
-            kept = number.value >= limit.bound if limit.higher_is_better else number.value <= limit.bound
-            outcome = "pass" if kept else "fail"
             side = "at least" if limit.higher_is_better else "at most"
-            reason = f"{limit.title} is {_told(number, level)}; the limit is {side} {limit.bound:g}."
+            outcome = _outcome(number, limit, gate.limits_by)
+            end = ", so these rows can't tell whether it is kept" if outcome == "inconclusive" else ""
+            reason = f"{limit.title} is {_told(number, level)}; the limit is {side} {limit.bound:g}{end}."
         yield Check(
             name=limit.metric,
             family="limits",
@@ -178,9 +178,19 @@ def limit_checks(gate: Gate, measured: ArmFindings, level: float) -> Iterator[Ch
         )
 
 
+def _outcome(number: Number, limit: _Limit, by: Literal["estimate", "interval"]) -> Outcome:
+    ends = number.interval if by == "interval" else (number.value, number.value)
+    if ends is None:
+        return "inconclusive"
+    kept = [end >= limit.bound if limit.higher_is_better else end <= limit.bound for end in ends]
+    return "pass" if all(kept) else "inconclusive" if any(kept) else "fail"
+
+
 def _calibration_outcome(measured: ArmFindings, bound: float, level: float) -> tuple[Outcome, str]:
     number, raw = measured.metrics["calibration_error"], measured.metrics[MEASURED].value
     told = f"Calibration error is {_told(number, level)} without what chance adds, {raw:.4f} with it"
+    if number.interval is None:
+        told = f"Calibration error is {raw:.4f}, with too few blocks to tell what chance adds"
     if raw <= bound:
         return "pass", f"{told}; the limit is at most {bound:g}."
     if number.interval is not None and number.interval[0] > bound:

@@ -216,7 +216,7 @@ def verdict_words(outcome: Outcome, limit: float | None, digits: str = ".4f") ->
 
 def span(estimate: Estimate, level: float, champion: float | None = None, digits: str = ".4f") -> str:
     """The interval in brackets, or that there is none, with the champion's value beside it."""
-    words = "too few rows for an interval"
+    words = "too few rows or blocks for an interval"
     if estimate.interval is not None:
         words = f"{level:.0%} interval {estimate.low:{digits}} to {estimate.high:{digits}}"
     return f"({words})" if champion is None else f"({words}; the champion's: {champion:{digits}})"

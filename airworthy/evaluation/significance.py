@@ -81,18 +81,6 @@ def auc_influence(labels: Labels, scores: Floats) -> tuple[float, Floats]:
     return value, influence
 
 
-def mean_difference(champion: Floats, challenger: Floats, level: float = 0.95) -> Estimate:
-    """Mean of the challenger's losses minus the champion's, row by row (paired normal interval)."""
-    return mean_interval(challenger - champion, level)
-
-
-def mean_interval(values: Floats, level: float = 0.95) -> Estimate:
-    """A mean with its normal interval."""
-    if len(values) < 2:
-        return Estimate(float(values.mean()) if len(values) else math.nan, math.nan, math.nan)
-    return from_error(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), level)
-
-
 def decide(
     difference: Estimate, margin: float, policy: Literal["non_inferiority", "superiority"]
 ) -> Literal["pass", "fail", "inconclusive"]:

@@ -129,7 +129,7 @@ def search(
         compared = [
             _finding(s, COMPARED, p, _worse_outcome(p, policy)) for s, p in zip(worse, adjusted, strict=True)
         ]
-    checks.append(_summary(findings, compared, total, policy))
+    checks.append(_summary(findings, compared, total, need, policy))
     for found, p in zip(compared, tests, strict=True):
         if found.outcome != "pass":
             checks.append(
@@ -143,7 +143,7 @@ def _read(
 ) -> tuple[_Half, _Half, list[str]]:
     """The rows that search, those that confirm, and the columns asked for that the dataset lacks."""
     named = dict.fromkeys(part for name in columns for part in name.split("*"))
-    wanted = plan.features or tuple(dict.fromkeys([*scored.dataset.feature_names, *named]))
+    wanted = dict.fromkeys(plan.features or [*scored.dataset.feature_names, *named])
     table, places = scored.sample(MAX_ROWS, boot.seed)
     lost = [name for name in wanted if name not in table.column_names]
     searching = _halves(boot, places)
@@ -230,7 +230,7 @@ def _finding(spot: _Spot, kind: str, adjusted: float, outcome: Outcome) -> Slice
 
 
 def _summary(
-    hard: Sequence[SliceFinding], compared: Sequence[SliceFinding], rows: int, policy: SlicePolicy
+    hard: Sequence[SliceFinding], compared: Sequence[SliceFinding], rows: int, need: int, policy: SlicePolicy
 ) -> Check:
     """What the search found, in a sentence."""
     confirmed = [s for s in hard if (s.p_adjusted or 0.0) < policy.level]
@@ -241,7 +241,7 @@ def _summary(
         worst = max(confirmed, key=lambda s: s.excess or 0.0)
         said += f"scores are worst where {worst.where} (log loss {worst.excess or 0:+.3f} to all other rows)"
     else:
-        said += "no part is surely harder than the rest"
+        said += f"no part with {need:,} rows in the searching half is surely harder than the rest"
     if unskilled:
         said += f"; worse than always answering the share of positives where {_listed(unskilled)}"
     if worse:

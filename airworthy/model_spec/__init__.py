@@ -130,6 +130,8 @@ class ModelSpec(Section):
             parts = name.split("*")
             if len(parts) > 2 or not all(parts) or len(set(parts)) < len(parts):
                 raise ValueError(f"slices: {name!r} must be a column, or two of them as column*column")
+        if len({frozenset(name.split("*")) for name in self.slices}) < len(self.slices):
+            raise ValueError("slices: a column or crossing is named twice")
         return self
 
 

@@ -29,6 +29,14 @@ class ChampionComparison(Section):
     guards: dict[Metric, Margin] = Field(default={})
     """Further metrics that must not be surely worse by more than this; what no guard names is only reported."""
 
+    @model_validator(mode="after")
+    def _guards_are_further_metrics(self) -> ChampionComparison:
+        if self.metric in self.guards:
+            raise ValueError(
+                f"guards: {self.metric} is the metric of the comparison itself; its margin judges it"
+            )
+        return self
+
 
 class Resampling(Section):
     """The paired bootstrap behind intervals that have no formula, and behind all of them where rows come in
@@ -92,6 +100,12 @@ class Fairness(Section):
     """Smaller groups are not compared."""
     on_inconclusive: OnInconclusive = "warn"
 
+    @model_validator(mode="after")
+    def _columns_are_named_once(self) -> Fairness:
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("columns: one is named twice")
+        return self
+
 
 class Invariance(Section):
     """What the score must not depend on (much)."""
@@ -153,7 +167,7 @@ class Explanations(Section):
 class Scenario(Section):
     """A named case whose answer people agree on."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     row: dict[str, Value]
     """Feature values."""
     base: Literal["typical", "missing"] = "typical"
@@ -170,6 +184,10 @@ class Scenario(Section):
     def _expects_something(self) -> Scenario:
         if self.min_score is None and self.max_score is None and self.decision is None and not self.above:
             raise ValueError(f"{self.name}: expects nothing; give min_score, max_score, decision or above")
+        if self.above == self.name:
+            raise ValueError(f"{self.name}: no score lies above itself; above must name another scenario")
+        if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
+            raise ValueError(f"{self.name}: min_score is above max_score, so no score can keep both")
         return self
 
 
@@ -188,6 +206,9 @@ class Override(Section):
 class Gate(Section):
     """Limits that a model must keep. An empty gate is an error, never a pass."""
 
+    limits_by: Literal["estimate", "interval"] = "estimate"
+    """What must keep the limits below: the measured value, or its whole 95 % interval, so that a model near a
+    limit does not pass by luck (inconclusive where the interval contains the limit, which blocks)."""
     min_auc: Annotated[float, Field(ge=0.5, le=1)] | None = None
     min_pr_auc: Share | None = None
     max_log_loss: Annotated[float, Field(gt=0)] | None = None

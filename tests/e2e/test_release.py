@@ -91,6 +91,7 @@ def test_a_version_can_be_made_again_bit_for_bit(airworthy: Airworthy) -> None:
 def test_the_dossier_tells_the_whole_story_and_notices_a_changed_record(airworthy: Airworthy) -> None:
     sound = airworthy("dossier", "flight_delay@2", "--check")
     assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert airworthy("dossier", "flight_delay@2").returncode == 0
     page = (airworthy.home / "dossiers" / "flight_delay-2" / "dossier.html").read_text()
     for words in ("Against the champion", "certified below", "Who uses the answers", "bit-identical"):
         assert words in page

@@ -52,6 +52,26 @@ WRONG = {
         "confidence: 1.0 ",
         r"gate\.champion\.confidence: .*less than 1",
     ),
+    "the same slice twice": (
+        "slices: [origin, carrier, origin*carrier]",
+        "slices: [origin*carrier, carrier*origin]",
+        r"slices: a column or crossing is named twice",
+    ),
+    "the same protected column twice": (
+        "columns: [origin] ",
+        "columns: [origin, origin] ",
+        r"gate\.fairness.*columns: one is named twice",
+    ),
+    "a scenario above itself": (
+        "above: quiet morning",
+        "above: summer evening with departures piling up",
+        r"above itself",
+    ),
+    "a scenario that no score can keep": (
+        "max_score: 0.3",
+        "{max_score: 0.3, min_score: 0.4}"[1:-1].replace(", ", "\n      "),
+        r"no score can keep both",
+    ),
     "endless days": ("test_days: 28", "test_days: .inf", r"splits\.test_days: .*finite"),
     "endless deadline": ("alpha: 0.05", "deadline_seconds: .inf", r"rollout\.deadline_seconds: .*finite"),
     "zero days": ("test_days: 28", "test_days: 0", r"splits\.test_days: .*greater than 0"),

@@ -137,7 +137,9 @@ def _reliability(arms: dict[str, ArmFindings]) -> str:
         reference_label="perfect",
         x_range=(0, top),
         y_range=(0, top),
-        whiskers={name: list(zip(r.predicted, r.low, r.high, strict=True)) for name, r in found.items()},
+        whiskers={
+            name: list(zip(r.predicted, r.low, r.high, strict=True)) for name, r in found.items() if r.low
+        },
     )
 
 

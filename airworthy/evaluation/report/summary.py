@@ -96,7 +96,7 @@ def _cell(text: str) -> str:
 def _line(text: str) -> str:
     """One line that can't turn into a heading, a link or HTML."""
     plain = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "<[`*" else c for c in plain)
+    return "".join(f"\\{c}" if c in "\\<[`*" else c for c in plain)
 
 
 def _stop(text: str) -> str:

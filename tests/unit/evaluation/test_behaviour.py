@@ -113,6 +113,15 @@ def test_rows_outside_the_range_of_training_are_counted(both: Scored, tmp_path: 
     assert probed(shifted, max_out_of_range_share=0.05)[0]["out_of_range"].outcome == "fail"
 
 
+def test_a_limit_on_ranges_that_the_bundle_does_not_tell_is_no_pass(both: Scored) -> None:
+    scorer = both.challenger.scorer
+    features = tuple(replace(f, minimum=None, maximum=None) for f in scorer.info.features)
+    blind = replace(scorer, info=replace(scorer.info, features=features))
+    told = replace(both, challenger=replace(both.challenger, scorer=blind))
+    assert not probed(told)[0]["out_of_range"].stands_in_the_way
+    assert probed(told, max_out_of_range_share=0.2)[0]["out_of_range"].stands_in_the_way
+
+
 def test_noise_moves_scores_more_the_larger_it_is(both: Scored) -> None:
     small, large = (probed(both, noise=size)[0]["noise"].observed for size in (0.01, 1.0))
     assert small is not None
@@ -137,8 +146,8 @@ def test_what_a_score_must_not_depend_on(both: Scored) -> None:
     assert broken.observed > 0.5
     assert broken.threshold == 0.05
     assert "champion" in broken.reason
-    assert checks["any carrier"].outcome == "pass"
-    assert "XX was never met in training" in checks["any carrier"].reason
+    assert checks["invariance_any carrier"].outcome == "pass"
+    assert "XX was never met in training" in checks["invariance_any carrier"].reason
     example = next(f.example for f in findings if f.name == "invariance_carrier")
     assert " to " in example
 
@@ -155,8 +164,16 @@ def test_which_way_a_score_must_go(both: Scored) -> None:
     assert checks["direction_hour_2"].outcome == "fail"
     assert checks["direction_hour_3"].outcome == "pass"
     known = int(np.sum(~np.isnan(Sampled.of(both, ROWS, 0).columns["distance"])))
-    assert checks["far"].rows == known < ROWS
+    assert checks["direction_far"].rows == known < ROWS
     assert "hour" in next(f.example for f in findings if f.name == "direction_hour_2")
+
+
+def test_a_name_from_the_spec_cannot_be_mistaken_for_a_fixed_check(both: Scored) -> None:
+    rule = {"name": "noise", "feature": "carrier", "values": ["AA", "UA"]}
+    checks, _ = probe(both, Robustness(rows=ROWS, invariance=[rule]))
+    names = [check.name for check in checks]
+    assert len(set(names)) == len(names)
+    assert next(c for c in checks if c.name == "invariance_noise").outcome == "fail"
 
 
 def test_a_direction_without_a_single_value_is_inconclusive(both: Scored, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from airworthy.evaluation import comparison, metrics
 from airworthy.evaluation.comparison import compare
@@ -58,7 +59,14 @@ def test_what_the_rows_cannot_tell_is_inconclusive_and_blocks() -> None:
     check = judged(draw(replace(WORLD, rows=400), 3), margin=0.001)[0]["auc_vs_champion"]
     assert check.outcome == "inconclusive"
     assert check.stands_in_the_way
-    assert "these rows can't tell" in check.reason
+    told = re.search(
+        r"can't tell: it does not pass, and to show an equal model takes about ([\d,]+)", check.reason
+    )
+    assert told is not None
+    rows = int(told[1].replace(",", ""))
+    assert rows > 50_000
+    enough = judged(draw(replace(WORLD, rows=2 * rows), 3), margin=0.001)[0]["auc_vs_champion"]
+    assert enough.outcome == "pass"
 
 
 def test_a_guard_refuses_proven_harm_only() -> None:
@@ -72,6 +80,11 @@ def test_a_guard_refuses_proven_harm_only() -> None:
     doubtful = judged(draw(replace(WORLD, rows=400), 5), margin=0.4, guards={"brier": 0.0})[0]
     assert doubtful["brier_vs_champion"].outcome == "pass"
     assert "no proof of harm" in doubtful["brier_vs_champion"].reason
+
+
+def test_the_compared_metric_needs_no_guard() -> None:
+    with pytest.raises(ValidationError, match="auc is the metric of the comparison itself"):
+        ChampionComparison(guards={"auc": 0.01})
 
 
 def test_what_no_policy_names_only_warns() -> None:
@@ -89,11 +102,11 @@ def test_differences_are_those_of_the_metrics() -> None:
     for name, of in (("auc", metrics.auc), ("pr_auc", metrics.average_precision)):
         expected = of(sample.labels, sample.challenger) - of(sample.labels, sample.champion)
         assert found[name] == pytest.approx(expected, abs=1e-12)
-    decided = [
-        metrics.expected_cost(metrics.confusion(sample.labels, s, sample.threshold), 1, 3)
-        for s in (sample.challenger, sample.champion)
-    ]
-    assert found["cost"] == pytest.approx(decided[0] - decided[1], abs=1e-12)
+    paid = []
+    for scores in (sample.challenger, sample.champion):
+        (_, false_alarms), (misses, _) = metrics.confusion(sample.labels, scores, sample.threshold)
+        paid.append((false_alarms + 3 * misses) / len(scores))
+    assert found["cost"] == pytest.approx(paid[0] - paid[1], abs=1e-12)
 
 
 def test_blocks_widen_the_intervals_and_tell_what_the_rows_are_worth() -> None:
@@ -139,6 +152,14 @@ def test_a_champion_that_can_not_be_compared_with_is_inconclusive() -> None:
     assert [(c.name, c.outcome) for c in checks] == [("brier_vs_champion", "inconclusive")]
     assert "predicts cancelled" in checks[0].reason
     assert differences == ()
+
+
+def test_a_champion_that_can_not_be_compared_with_is_told_even_where_no_policy_asks() -> None:
+    item = scored(draw(WORLD, 11))
+    item.champion, item.champion_problem = None, "the champion predicts cancelled, not late"
+    checks, _, _ = compare(item, Gate(min_auc=0.5), Bootstrap.plan(WORLD.rows, 200, 0), 0.95)
+    assert [(c.outcome, c.blocking) for c in checks] == [("warn", False)]
+    assert "on slices neither" in checks[0].reason
 
 
 @pytest.mark.parametrize("world", [BETTER, WORSE, replace(WORLD, rows=300)])

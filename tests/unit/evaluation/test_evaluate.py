@@ -110,6 +110,17 @@ def test_an_empty_champion_folder_is_a_first_release(
     assert out.run(test_window, good, (tmp_path / "none", "")).verdict.passed
 
 
+def test_a_window_of_too_few_blocks_is_rejected_with_a_report(
+    out: Outputs, test_window: Path, good: Path
+) -> None:
+    blocks = {"champion: {margin: 0.02}": "champion: {margin: 0.02}\n  resampling: {block: day}"}
+    verdict = out.run(test_window, good, (good, "1"), **blocks).verdict
+    assert verdict.status == "rejected"
+    assert check(verdict, "auc_vs_champion").outcome == "inconclusive"
+    assert "too few rows or blocks" in check(verdict, "missing_feature").reason
+    assert "Reliability" in out.report.read_text()
+
+
 def test_scores_are_written_row_by_row_and_give_the_metrics_again(
     out: Outputs, test_window: Path, good: Path, worse: Path
 ) -> None:

@@ -129,5 +129,6 @@ def test_calibration_bins_hold_equally_many_rows() -> None:
     assert (np.diff(found.predicted) > 0).all()
 
 
-def test_expected_cost_weighs_false_alarms_and_misses() -> None:
-    assert metrics.expected_cost([[5, 2], [1, 2]], cost_false_alarm=1, cost_miss=3) == 0.5
+def test_decisions_cost_what_false_alarms_and_misses_do() -> None:
+    labels, scores = np.array([0, 0, 1, 1], dtype=np.int8), np.array([0.2, 0.5, 0.4, 0.9])
+    assert metrics.costs(labels, scores, 0.5, 1, 3).tolist() == [0, 1, 3, 0]

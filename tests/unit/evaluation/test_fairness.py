@@ -135,6 +135,12 @@ def test_small_groups_are_left_out_and_listed() -> None:
     assert finding.differences["selection_rate"].value < 0.2
 
 
+def test_a_sentence_names_a_few_of_many_small_groups() -> None:
+    (check,) = judged(decisions((0.2,) * 30, (40,) * 30, 1))[0].values()
+    assert "and 25 more" in check.reason
+    assert len(check.reason) < 300
+
+
 @pytest.mark.parametrize("policy", ["ignore", "warn", "block"])
 def test_a_single_group_or_a_missing_column_is_inconclusive_by_policy(policy: str) -> None:
     alone = judged(decisions((0.2, 0.3), (1000, 50), 1), on_inconclusive=policy)[0]

@@ -185,6 +185,30 @@ def test_limits_judge_the_estimate_and_record_the_interval() -> None:
     assert "the limit is at most 0.01" in missed["cost"].reason
 
 
+def test_limits_by_interval_pass_and_fail_only_what_is_sure() -> None:
+    sample = draw(World(rows=2000), 10)
+    low, high = limits(sample, min_auc=0.5)["auc"].interval
+    near = (low + high) / 2
+    outcomes = [
+        limits(sample, min_auc=bound, limits_by="interval")["auc"].outcome
+        for bound in (low - 0.01, near, high + 0.01)
+    ]
+    assert outcomes == ["pass", "inconclusive", "fail"]
+    loss = limits(sample, max_log_loss=2)["log_loss"].observed
+    doubtful = limits(sample, max_log_loss=loss, limits_by="interval")["log_loss"]
+    assert doubtful.outcome == "inconclusive"
+    assert "can't tell" in doubtful.reason
+
+
+def test_a_limit_on_calibration_in_too_few_blocks_claims_nothing_of_chance() -> None:
+    sample = draw(World(rows=2000, blocks=5, common=0.4), 3)
+    boot = Bootstrap.plan(2000, 200, 0, sample.blocks)
+    gate = Gate(max_calibration_error=0.001)
+    (check,) = performance.limit_checks(gate, measured(sample, boot), LEVEL)
+    assert check.outcome == "inconclusive"
+    assert "too few blocks" in check.reason
+
+
 def test_a_limit_on_calibration_is_judged_on_what_chance_leaves() -> None:
     sample = draw(World(rows=3000), 11)
     calibrated = replace(sample, challenger=sample.chance)
@@ -204,3 +228,9 @@ def test_shares_keep_inside_zero_to_one_even_at_the_ends(hits: int, rows: int) -
     assert 0 <= found.low <= hits / rows <= found.high <= 1
     assert found.low < found.high
     assert math.isnan(performance.share_estimate(hit, np.zeros(rows, dtype=bool), boot, LEVEL).value)
+
+
+def test_a_mean_of_hardly_any_rows_has_no_interval() -> None:
+    alone = performance.mean_estimate(np.array([1.0]), Bootstrap.plan(1, 200, 0), LEVEL)
+    assert (alone.value, alone.interval) == (1.0, None)
+    assert math.isnan(performance.mean_estimate(np.array([]), Bootstrap.plan(0, 200, 0), LEVEL).value)

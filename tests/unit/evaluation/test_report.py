@@ -201,6 +201,13 @@ def test_hostile_words_stay_words() -> None:
     assert all(line.count("|") == 4 for line in summary.splitlines() if line.startswith("| failed"))
 
 
+def test_a_backslash_does_not_free_what_follows_it_in_the_summary() -> None:
+    verdict, findings = recorded(slices=4)
+    check = Check(name="a", family="slices", outcome="fail", reason="\\<img src=x>")
+    summary = markdown(verdict.model_copy(update={"checks": (check,)}), findings)
+    assert r"\\\<img" in summary
+
+
 def test_the_summary_is_short_and_has_no_link() -> None:
     verdict, findings = CASES["rejected"]
     summary = markdown(verdict, findings)
