@@ -109,13 +109,41 @@ class LocalClient:
         """Refuse a version; also after an approval, as long as it is not champion. See `approve`."""
         return self._answer(model_version, False, reason, by)
 
+    def dossier(self, version: str, out: Path | None = None) -> Path:
+        """Write the dossier of a version: `dossier.html`, `dossier.md` and `dossier.json`.
+
+        Args:
+            version: Such as `flight_delay@3`; a model alone means its champion.
+            out: Folder; by default in the state directory.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigError: There is no such version.
+            GateError: Records of it were changed or lost; the dossier that says so is written.
+            RegistryError: The registry can't be reached.
+        """
+        from airworthy import dossier as room
+        from airworthy.operations.registered import version_named
+        from airworthy.registry import Registry
+
+        registry = Registry(self._environment()["MLFLOW_TRACKING_URI"])
+        found = version_named(registry, *model_version(version, "champion"))
+        composed = room.compose(registry, found.model, found.version, earlier=True)
+        folder = room.write(composed, out or self.home / "dossiers" / f"{found.model}-{found.version}")
+        room.require_whole(composed)
+        return folder
+
     def _answer(self, model_version: str, approved: bool, reason: str, by: str | None) -> Approval:
+        from airworthy.operations.registered import version_named
         from airworthy.registry import Registry, approval
 
         model, version = split_version(model_version)
         if version is None:
             raise ConfigError(f"{model_version}: which version? give MODEL@VERSION, such as {model}@3")
         registry = Registry(self._environment()["MLFLOW_TRACKING_URI"])
+        version_named(registry, model, version)
         return approval.answer(registry, model, version, approved=approved, reason=reason, by=by)
 
     def _environment(self) -> dict[str, str]:

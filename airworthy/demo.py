@@ -91,7 +91,7 @@ def _chapters(story: str, present: str | None) -> list[Chapter]:
         changes={"trainer.rounds": 3, "trainer.params": {"max_depth": 1, "learning_rate": 0.1}},
     )
     failing = Chapter(
-        f"A good model as of {month} whose server fails 30 % of its requests: the canary must roll back",
+        f"A good model as of {month}, a failing server: the canary must roll back",
         month,
         ("rolled back",),
         fault="errors:0.3",

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from airworthy.errors import GateError
 from airworthy.files import write_whole
+from airworthy.verdict import read_record
 
 Interval = tuple[float, float]
 FILE = "findings.json"
@@ -205,9 +205,9 @@ def read_findings(path: Path) -> Findings:
     Raises:
         GateError: There are none, or they can't be read.
     """
-    try:
-        return Findings.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise GateError(f"{path}: there are no findings; run the evaluation first") from None
-    except ValueError as error:
-        raise GateError(f"{path}: not an evaluation's findings: {error}") from None
+    return read_record(
+        Findings,
+        path,
+        missing="there are no findings; run the evaluation first",
+        odd="not an evaluation's findings",
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from airworthy.outcome import Outcome, artifact, release_outcome
 from airworthy.reports import number
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 FIGURES = 3
 """Metrics named in a family's line."""
+STANDING = 5
+"""Most checks of one family that stand in the way and are told in the terminal; the others are counted."""
 INFORMING = 8
 """Most checks that only inform and are told in the terminal."""
 _MARKS: dict[State, str] = {
@@ -106,14 +109,15 @@ def print_verdict(verdict: Verdict, out: Console) -> None:
     _print_telling(worst_first(telling), out)
 
 
-def _figures(light: Light) -> str:
+def _figures(light: Light) -> Text:
     """What people ask for first, in a line: the metrics that were held to limits or compared."""
     if not light.checks:
-        return f"[dim]{escape(light.about)}[/]"
+        return Text(light.about, style="dim")
     if light.family not in ("limits", "champion"):
-        return ""
-    found = [f"{c.name} {number(c.observed)}" for c in light.checks if c.observed is not None][:FIGURES]
-    return f"[dim]{escape(', '.join(found))}[/]"
+        return Text()
+    known = [c for c in light.checks if c.observed is not None][:FIGURES]
+    found = ", ".join(f"{c.name.removesuffix('_vs_champion')} {number(c.observed)}" for c in known)
+    return Text(found, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _print_override(check: Check, out: Console) -> None:
@@ -128,16 +132,25 @@ def _print_override(check: Check, out: Console) -> None:
 
 
 def _print_telling(checks: Sequence[Check], out: Console) -> None:
-    """What did not simply pass, with its reason; beyond the first few that only inform, the report has it."""
+    """What did not simply pass, with its reason; beyond the first few, how many, for the report has them all."""
     informing = [check for check in checks if state_of(check) in ("warn", "unjudged")]
-    standing = [check for check in checks if check not in informing]
-    for check in [*standing, *informing[:INFORMING]]:
+    standing: dict[str, list[Check]] = {}
+    for check in checks:
+        if check not in informing:
+            standing.setdefault(check.family, []).append(check)
+    for found in standing.values():
+        _print_first(found, STANDING, "like these", out)
+    _print_first(informing, INFORMING, "that only inform", out)
+
+
+def _print_first(checks: Sequence[Check], most: int, which: str, out: Console) -> None:
+    for check in checks[:most]:
         what = f"{check.name} ({check.slice})" if check.slice else check.name
         out.print(
             f"  {_MARKS[state_of(check)]} [bold]{escape(what)}[/] {escape(check.reason)}", soft_wrap=True
         )
-    if len(informing) > INFORMING:
-        out.print(f"  [dim]… and {len(informing) - INFORMING} more that only inform: see the report[/]")
+    if len(checks) > most:
+        out.print(f"  [dim]… and {len(checks) - most} more {which}: see the report[/]")
 
 
 def _print_places(result: RunResult, outcome: Outcome, out: Console) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from airworthy.errors import GateError
 from airworthy.files import write_whole
 
+Record = TypeVar("Record", bound=BaseModel)
 Outcome = Literal["pass", "fail", "warn", "inconclusive"]
 
 
@@ -102,18 +103,35 @@ def write_verdict(verdict: Verdict, path: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def read_record(kind: type[Record], path: Path, *, missing: str, odd: str) -> Record:
+    """Read a JSON record.
+
+    Args:
+        kind: What it must be.
+        path: The file.
+        missing: What to say where there is none.
+        odd: What to say where it is something else.
+
+    Raises:
+        GateError: It is missing, or can't be read; never a pass by default.
+    """
+    try:
+        return kind.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise GateError(f"{path}: {missing}") from None
+    except ValueError as error:
+        raise GateError(f"{path}: {odd}: {error}") from None
+
+
 def read_verdict(path: Path) -> Verdict:
     """Read a verdict.
 
     Raises:
         GateError: There is none, or it can't be read; never a pass by default.
     """
-    try:
-        return Verdict.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise GateError(f"{path}: there is no verdict; run the evaluation gate first") from None
-    except ValueError as error:
-        raise GateError(f"{path}: not a verdict: {error}") from None
+    return read_record(
+        Verdict, path, missing="there is no verdict; run the evaluation gate first", odd="not a verdict"
+    )
 
 
 def require_passed(verdict_file: Path, bundle: Path) -> Verdict:
@@ -172,12 +190,12 @@ def read_smoke(path: Path) -> SmokeRecord:
     Raises:
         GateError: There is none, or it can't be read; never a pass by default.
     """
-    try:
-        return SmokeRecord.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise GateError(f"{path}: there is no record of a smoke test; run it first") from None
-    except ValueError as error:
-        raise GateError(f"{path}: not a record of a smoke test: {error}") from None
+    return read_record(
+        SmokeRecord,
+        path,
+        missing="there is no record of a smoke test; run it first",
+        odd="not a record of a smoke test",
+    )
 
 
 def require_smoke(path: Path, digest: str) -> SmokeRecord:
@@ -222,9 +240,9 @@ def read_rollout(path: Path) -> RolloutOutcome:
     Raises:
         GateError: There is none, or it can't be read; never a pass by default.
     """
-    try:
-        return RolloutOutcome.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise GateError(f"{path}: there is no rollout record; roll the model out first") from None
-    except ValueError as error:
-        raise GateError(f"{path}: not a rollout record: {error}") from None
+    return read_record(
+        RolloutOutcome,
+        path,
+        missing="there is no rollout record; roll the model out first",
+        odd="not a rollout record",
+    )

@@ -176,21 +176,20 @@ def runs(limit: Annotated[int, typer.Option(min=1, help="How many, newest first.
 def status(model: Annotated[str | None, typer.Argument(help="A model's name, or its spec.")] = None) -> None:
     """Show what is registered and what serves."""
     from airworthy.client import model_name
-    from airworthy.registry import Registry
+    from airworthy.operations.registered import require_model
+    from airworthy.registry import Registry, approval
     from airworthy.serving.state import describe_service
     from airworthy.state import home
 
     registry = Registry()
-    registered = registry.models()
-    names = [model_name(model)] if model else registered
+    names = [model_name(model)] if model else registry.models()
     if not names:
         out.print(
             "no model is registered yet; release one with `airworthy demo` or `airworthy run --model …`"
         )
         return
     for name in names:
-        if name not in registered:
-            raise ConfigError(f"{name}: no such model; there are {', '.join(registered) or 'none'}")
+        require_model(registry, name)
         versions = registry.versions(name)
         out.print(f"[bold]{name}[/]")
         if not versions:
@@ -203,13 +202,18 @@ def status(model: Annotated[str | None, typer.Argument(help="A model's name, or 
             tags = version.tags
             table.add_row(
                 version.version,
-                ", ".join(version.aliases) or "–",
+                ", ".join(version.aliases) or ("rolled back" if "rolled_back" in tags else "–"),
                 tags.get("as_of", "–")[:10],
                 tags.get("rounds", "–"),
                 tags.get("verdict.status", "–"),
                 version.digest[:12],
             )
         out.print(table)
+        for version in versions:
+            if approval.read(version).state == "waiting":
+                command = f"airworthy approve {name}@{version.version} --reason '…', or reject"
+                sentence = f"  version {version.version} {approval.read(version).sentence}: {command}"
+                out.print(sentence, soft_wrap=True, style="yellow")
         service = versions[0].tags.get("service")
         if service:
             out.print(f"  {describe_service(service, home())}\n")

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+ORDER = (
+    *("demo", "run", "runs", "status", "serve", "rollback", "rollout"),
+    *("dossier", "history", "approve", "reject", "reproduce", "prune"),
+    *("schema", "doctor", "compile", "keys", "sign", "verify", "sbom"),
+)
+"""Commands as a newcomer meets them."""
+
+
+class _AsMet(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
     name="airworthy",
+    cls=_AsMet,
     help="From the feature store to verified production: on Kubeflow, or on this machine.",
     no_args_is_help=True,
     add_completion=False,

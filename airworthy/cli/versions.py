@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from airworthy.cli.terminal import app, in_environment, out
 
@@ -27,21 +28,22 @@ def history(
 ) -> None:
     """Show what happened to a model's versions: who moved which alias, answered or overrode what, and why."""
     from airworthy.client import model_name
+    from airworthy.operations.registered import require_model
     from airworthy.registry import Registry
 
-    entries = Registry().history(model_name(model))
+    registry, name = Registry(), model_name(model)
+    require_model(registry, name)
+    entries = registry.history(name)
     if len(entries) > limit:
         out.print(f"[dim]… {len(entries) - limit} earlier[/]")
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("time (UTC)", "version", "what", "by whom: why"):
-        table.add_column(column, overflow="fold", no_wrap=column != "by whom: why")
     for entry in entries[-limit:]:
+        style = "dim" if entry.void else ""
+        when = entry.time[:19].replace("T", " ")
+        out.print(Text(f"{when} UTC  version {entry.version}  {_what(entry)}", style=style))
         why = (
             f"did not happen: {entry.void}" if entry.void else f"{entry.by or 'not recorded'}: {entry.reason}"
         )
-        cells = (entry.time[:19].replace("T", " "), entry.version, _what(entry), why)
-        table.add_row(*(escape(cell) for cell in cells), style="dim" if entry.void else "")
-    out.print(table)
+        out.print(Padding(Text(why, style=style), (0, 0, 0, 4), expand=False))
 
 
 @app.command(

@@ -18,6 +18,7 @@ from airworthy.dossier.records import OWN, Records
 from airworthy.errors import BundleError, GateError, RegistryError
 from airworthy.model_spec import spec_digest
 from airworthy.registry import Registry, Version, approval
+from airworthy.registry.versions import CHAMPION
 
 Told = Mapping[str, Scalar]
 """What each record says about one fact; None where it says nothing."""
@@ -194,7 +195,13 @@ def _people(records: Records, history: tuple[Event, ...]) -> dict[str, Told]:
     """An answer about the approval stands in the version's tags, and in the model's history."""
     answer = approval.read(records.version)
     if answer.state not in ("approved", "rejected"):
-        return {}
+        if (
+            records.spec is None
+            or not records.spec.approval.required
+            or CHAMPION not in records.version.aliases
+        ):
+            return {}
+        return {"approval of the champion": {"the spec": "required", "the registry": "nobody approved it"}}
     said = [e for e in history if e.action == answer.state and e.version == records.version.version]
     latest = f"{said[-1].action} by {said[-1].by}: {said[-1].reason}" if said else "nothing"
     told = {"the registry": f"{answer.state} by {answer.by}: {answer.reason}", "the history": latest}

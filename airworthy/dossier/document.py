@@ -12,10 +12,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from airworthy.encoding import Feature
-from airworthy.errors import GateError
 from airworthy.files import write_whole
 from airworthy.findings import Findings, Number
-from airworthy.verdict import SmokeRecord, Verdict
+from airworthy.verdict import SmokeRecord, Verdict, read_record
 
 FILE = "dossier.json"
 Scalar = str | bool | int | float | None
@@ -281,12 +280,7 @@ def read_dossier(path: Path) -> Dossier:
         GateError: There is none, or it can't be read.
     """
     file = path / FILE if path.is_dir() else path
-    try:
-        return Dossier.model_validate_json(file.read_text())
-    except FileNotFoundError:
-        raise GateError(f"{file}: there is no dossier") from None
-    except ValueError as error:
-        raise GateError(f"{file}: not a dossier: {error}") from None
+    return read_record(Dossier, file, missing="there is no dossier", odd="not a dossier")
 
 
 def write_json(dossier: Dossier, path: Path) -> None:

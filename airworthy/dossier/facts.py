@@ -159,7 +159,7 @@ def _windows(records: Records) -> Iterator[Window]:
         yield Window.model_validate(
             {
                 "role": role,
-                "rows": None if rows is None else int(rows),
+                "rows": int(rows) if str(rows).isdecimal() else None,
                 "positives": positives,
                 "start": start,
                 "end": end,

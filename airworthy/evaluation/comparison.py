@@ -105,6 +105,8 @@ def auc_difference(
     (ours, our_influence), (theirs, their_influence) = (
         significance.auc_influence(labels, scores) for scores in (challenger, champion)
     )
+    if not boot.spread(labels == 1, labels != 1):
+        return Estimate(ours - theirs, math.nan, math.nan)
     error = boot.error_of_sum(our_influence - their_influence)
     return significance.from_error(ours - theirs, error, level, boot.freedom)
 
@@ -114,6 +116,8 @@ def average_precision_difference(
 ) -> Estimate:
     """Area under the precision-recall curve, challenger minus champion, by the paired bootstrap."""
     ours, theirs = (metrics.average_precision(labels, scores) for scores in (challenger, champion))
+    if not boot.spread(labels == 1):
+        return Estimate(ours - theirs, math.nan, math.nan)
     replicated = [average_precision_replicates(labels, scores, boot) for scores in (challenger, champion)]
     return boot.interval(ours - theirs, replicated[0] - replicated[1], level)
 
@@ -220,6 +224,8 @@ def _why(boot: Bootstrap) -> str:
             f"there are {boot.blocks} blocks, and fewer than {MIN_BLOCKS} can't say how much blocks differ; "
             "widen the test window or choose a smaller gate.resampling.block"
         )
+    if boot.blocked:
+        return f"one of the classes occurs in fewer than {MIN_BLOCKS} blocks; widen the test window"
     return "there are too few rows of each class"
 
 

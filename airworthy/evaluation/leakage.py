@@ -77,8 +77,8 @@ def leakage_check(sample: Sampled, aucs: Mapping[str, Estimate], policy: Explana
         )
     elif alarmed:
         reason = (
-            f"{', '.join(alarmed)} alone tells the label with an AUC of up to {estimate.value:.4f}, above the "
-            f"limit {limit:g}: it may hold what is only known afterwards, so look where it comes from."
+            f"The label is told by {', '.join(alarmed)} alone with an AUC of up to {estimate.value:.4f}, above "
+            f"the limit {limit:g}: what is only known afterwards may be in it, so look where it comes from."
         )
     else:
         end = (

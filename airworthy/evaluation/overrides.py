@@ -30,7 +30,8 @@ def apply(checks: Sequence[Check], overrides: Sequence[Override], today: date) -
     for override in overrides:
         places = [i for i, c in enumerate(marked) if c.name == override.check and c.slice == override.slice]
         blocking = [i for i in places if marked[i].stands_in_the_way]
-        refused = _refusal(override, today, [marked[i] for i in places], bool(blocking))
+        slices = [c.slice for c in marked if c.name == override.check and c.slice and c.stands_in_the_way]
+        refused = _refusal(override, today, [marked[i] for i in places], bool(blocking), slices)
         if not refused:
             applied = AppliedOverride(by=override.by, reason=override.reason, until=override.until)
             for index in blocking:
@@ -39,8 +40,12 @@ def apply(checks: Sequence[Check], overrides: Sequence[Override], today: date) -
     return marked + said
 
 
-def _refusal(override: Override, today: date, found: Sequence[Check], needed: bool) -> str:
+def _refusal(
+    override: Override, today: date, found: Sequence[Check], needed: bool, slices: Sequence[str]
+) -> str:
     """Why an override doesn't count, as the rest of a sentence; empty if it does."""
+    if slices and not override.slice and not needed:
+        return f"does not count, as it must name the slice that failed ({'; '.join(slices[:3])})"
     if not found:
         return "names no check of this evaluation"
     if any(check.family in NEVER for check in found):

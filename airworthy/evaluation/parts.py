@@ -198,7 +198,10 @@ def aucs(labels: Labels, order: Order, codes: Codes, count: int, blocks: Blocks)
             inside, sizes = _per_block(influence, part, count, blocks[rows])
             touched = np.sum(sizes > 0, axis=1)
             error = np.sqrt(np.sum(inside**2, axis=1) * touched / (touched - 1))
-            error, freedom = _known(error, touched >= MIN_BLOCKS), effective_freedom(sizes)
+            for label in (0, 1):
+                own, _ = _per_block((labels[rows] == label).astype(float), part, count, blocks[rows])
+                error = _known(error, np.sum(own > 0, axis=1) >= MIN_BLOCKS)
+            freedom = effective_freedom(sizes)
     error = _known(error, (p >= 2) & (n >= 2))
     return Estimates(auc[:count], error[:count], freedom[:count], np.zeros(count))
 

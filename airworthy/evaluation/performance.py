@@ -99,6 +99,8 @@ def auc_estimate(labels: Labels, scores: Floats, boot: Bootstrap, level: float) 
     if not boot.blocked:
         return significance.auc_interval(labels, scores, level)
     value, influence = significance.auc_influence(labels, scores)
+    if not boot.spread(labels == 1, labels != 1):
+        return Estimate(value, math.nan, math.nan)
     return significance.on_log_odds(value, boot.error_of_sum(influence), level, boot.freedom)
 
 
@@ -106,6 +108,8 @@ def average_precision_estimate(labels: Labels, scores: Floats, boot: Bootstrap, 
     """Area under the precision-recall curve. The interval takes its error from the replicates, lies on the log
     odds, and is centred where few positives don't flatter the area."""
     value = metrics.average_precision(labels, scores)
+    if not boot.spread(labels == 1):
+        return Estimate(value, math.nan, math.nan)
     error = boot.interval(value, average_precision_replicates(labels, scores, boot), level).error
     if error is None:
         return Estimate(value, math.nan, math.nan)
@@ -132,6 +136,8 @@ def share_estimate(
     if rows == 0:
         return Estimate(math.nan, math.nan, math.nan)
     value, worth = float(hit[among].mean()), float(rows)
+    if not boot.spread(among):
+        return Estimate(value, math.nan, math.nan)
     if boot.blocked:
         error = boot.error_of_sum(np.where(among, hit - value, 0.0) / rows)
         if not math.isfinite(error):

@@ -75,6 +75,13 @@ class Bootstrap:
         """Whether there are enough blocks for an interval."""
         return self.blocks >= MIN_BLOCKS
 
+    def spread(self, *groups: NDArray[np.bool_]) -> bool:
+        """Whether rows of every group occur in enough blocks. The errors of a rate or area over a group that
+        makes up a few blocks only would look far too small: within them its influences add up to zero."""
+        if not self.blocked:
+            return True
+        return all(len(np.unique(self.codes[rows])) >= MIN_BLOCKS for rows in groups)
+
     @cached_property
     def weights(self) -> NDArray[np.float32]:
         """How often each block is drawn, [replicates, blocks]; rows sum to the number of blocks."""

@@ -25,6 +25,8 @@ _SETTINGS = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNB
 _LONGEST_ARGUMENT = 131_071  # bytes; Linux allows no more for one argument (MAX_ARG_STRLEN)
 GRACE_SECONDS = 3.0
 RUN_VARIABLE = "AIRWORTHY_RUN_DIRECTORY"
+VIEWABLE = {"system.HTML": ".html", "system.Markdown": ".md"}
+"""Types of artifacts that a browser can show, and the ending that tells it how."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,10 @@ def make_executor_input(component: Spec, inputs: Values, folder: Path) -> dict[s
     """The ExecutorInput message of the KFP v2 runtime, with local paths as URIs."""
     declared = component.get("inputDefinitions", {})
     produced = component.get("outputDefinitions", {})
+
+    def place(name: str, kind: Mapping[str, str]) -> str:
+        return str(folder / (name + VIEWABLE.get(kind.get("schemaTitle", ""), "")))
+
     return {
         "inputs": {
             "parameterValues": {
@@ -184,7 +190,7 @@ def make_executor_input(component: Spec, inputs: Values, folder: Path) -> dict[s
                         {
                             "name": name,
                             "type": spec["artifactType"],
-                            "uri": str(folder / name),
+                            "uri": place(name, spec["artifactType"]),
                             "metadata": {},
                         }
                     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -24,6 +25,8 @@ _MARKS = {
     "NOT_RUN": ("–", "dim"),
     "CANCELED": ("■", "yellow"),
 }
+_PREFIX = re.compile(r"^\[KFP Executor [^\]]*\]: ")
+"""Of KFP's own log lines: longer than what a terminal has room for."""
 _WORDS = {"SKIPPED": "skipped", "NOT_RUN": "not run", "CANCELED": "canceled", "FAILED": "failed"}
 
 
@@ -64,7 +67,7 @@ class Progress:
             if event.record:
                 self._records[event.path] = event.record
             if event.kind == "log_line" and event.text.strip():
-                self._lines[event.path] = event.text.removeprefix(MARK)
+                self._lines[event.path] = _PREFIX.sub("", event.text).removeprefix(MARK)
         if event.kind == "environment":
             self.console.print(event.text, highlight=False)
         if event.kind == "log_line" and event.text.startswith(MARK):

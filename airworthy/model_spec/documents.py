@@ -17,6 +17,7 @@ from airworthy.errors import ConfigError
 
 MAX_BYTES = 65_536
 """Of all of them together: the spec travels as a parameter of every step."""
+_TOO_LONG = f"the card's files are over {MAX_BYTES // 1024} KiB together; shorten them"
 _NAME = re.compile(r"(?!.*\.\.)docs/[^\s,{}'\"]+\.md")
 
 
@@ -47,9 +48,7 @@ def inline_documents(text: str, path: Path) -> str:
         content = _content(name, path.parent, where)
         size += len(content.encode())
         if size > MAX_BYTES:
-            raise ConfigError(
-                f"{where}: the card's files are over {MAX_BYTES // 1024} KiB together; shorten them"
-            )
+            raise ConfigError(f"{where}: {_TOO_LONG}")
         line = lines[row]
         written = next((w for w in (f'"{name}"', f"'{name}'", name) if line[column:].startswith(w)), None)
         if written is None:
@@ -71,6 +70,10 @@ def _content(name: str, folder: Path, where: str) -> str:
     found = next((p / name for p in (folder, folder.absolute().parent) if (p / name).is_file()), None)
     if found is None:
         raise ConfigError(f"{where}: {name} is neither beside the spec nor in the folder above it")
+    if not found.resolve().is_relative_to((found.parents[name.count("/")] / "docs").resolve()):
+        raise ConfigError(f"{where}: {name} is a link out of docs/; put the text itself there")
+    if found.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"{where}: {_TOO_LONG}")
     try:
         content = found.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:

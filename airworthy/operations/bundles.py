@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from airworthy.errors import ConfigError
 from airworthy.operations.registered import named, say
 from airworthy.state import home
-
-if TYPE_CHECKING:
-    pass
 
 
 def sign(what: str) -> None:

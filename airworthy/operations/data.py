@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from airworthy.files import write_whole
 from airworthy.state import feature_repo, home
-
-if TYPE_CHECKING:
-    pass
 
 
 def retrieve(spec: Path, out: Path, as_of: str | None) -> None:

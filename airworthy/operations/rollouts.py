@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from airworthy.files import write_whole
 from airworthy.operations.registered import say
 from airworthy.state import home
-
-if TYPE_CHECKING:
-    pass
 
 
 def replay(record: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airworthy.errors import ConfigError
-from airworthy.operations.registered import champion_of, say
+from airworthy.operations.registered import champion_of, require_model, say
 from airworthy.state import home
 
 if TYPE_CHECKING:
@@ -76,17 +76,23 @@ def prune(model: str, keep: int | None, days: float | None, yes: bool) -> None:
     """Delete old versions, or (unless `yes`) say which ones would be.
 
     Raises:
-        RegistryError: There is no such model, or another process holds it.
+        ConfigError: `keep` or `days` is out of range.
+        ConfigError: There is no such model.
+        RegistryError: Another process holds it.
     """
     from airworthy.model_spec import Retention
     from airworthy.registry import Registry, retention
 
     registry = Registry()
+    require_model(registry, model)
     versions = registry.versions(model)
     recorded = retention.policy_of(versions)
-    policy = Retention(
-        versions=recorded.versions if keep is None else keep, days=recorded.days if days is None else days
-    )
+    try:
+        policy = Retention(
+            versions=recorded.versions if keep is None else keep, days=recorded.days if days is None else days
+        )
+    except ValueError:
+        raise ConfigError("--keep is at least 1, and --days between 0 and 36500") from None
     in_use = _in_use(versions)
     say(
         f"{model}: keeping the newest {policy.versions}, all younger than {policy.days:g} days, and what is referred to"

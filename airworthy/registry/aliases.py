@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import BaseModel
+
+from airworthy.errors import RegistryError
 from airworthy.registry.versions import CHALLENGER, PREFIX, PREVIOUS, REPLACED, Version
 
 if TYPE_CHECKING:
     from airworthy.registry.history import Change
+
+Policy = TypeVar("Policy", bound=BaseModel)
 
 
 def tag(change: Change, version: Version, tags: Mapping[str, str]) -> None:
@@ -17,6 +22,20 @@ def tag(change: Change, version: Version, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         if version.tags.get(key) != value:
             change.client.set_model_version_tag(version.model, version.version, PREFIX + key, value)
+
+
+def policy(version: Version, key: str, kind: type[Policy]) -> Policy:
+    """The policy of its spec that a version was registered under.
+
+    Raises:
+        RegistryError: The tag was damaged since.
+    """
+    try:
+        return kind.model_validate_json(version.tags[key])
+    except ValueError:
+        raise RegistryError(
+            f"{version}: its tag {PREFIX}{key} is not what was registered; register it again"
+        ) from None
 
 
 def untag(change: Change, version: Version, *keys: str) -> None:
@@ -37,9 +56,12 @@ def move(
     before: str | None,
     by: str | None = None,
     remove: bool = False,
+    mark: tuple[Version, Mapping[str, str]] | None = None,
 ) -> None:
-    """Write that into the model's history, then set (or remove) an alias."""
+    """Write that into the model's history, then the tags of `mark`, then set (or remove) an alias."""
     change.record(action, version.version, reason, by=by, alias=alias, before=before, removed=remove)
+    if mark is not None:
+        tag(change, *mark)
     if remove:
         change.client.delete_registered_model_alias(version.model, alias)
     else:

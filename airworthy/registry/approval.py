@@ -103,10 +103,12 @@ def require_approval(candidate: Version, verdict_sha256: str) -> None:
         GateError: There is no approval of this bundle under this verdict.
     """
     found = read(candidate)
-    if found.state == "not required":
+    if (
+        found.state == "not required" or CHAMPION in candidate.aliases
+    ):  # no traffic moves to what serves already
         return
     if found.state != "approved":
-        raise GateError(f"{candidate} needs an approval before it may be promoted; it {_so_far(found)}")
+        raise GateError(f"{candidate} needs an approval before traffic moves to it; it {_so_far(found)}")
     if found.verdict_sha256 != verdict_sha256:
         raise GateError(f"{candidate} was approved under another verdict than this one: release it again")
 
@@ -201,8 +203,11 @@ def withdraw_unapproved(registry: Registry, model: str, version: str, why: Appro
 
 
 def _about(version: Version, key: str) -> dict[str, Any]:
-    """What a tag says, if that is about this bundle and its present verdict."""
-    said: dict[str, Any] = json.loads(version.tags.get(key, "{}"))
+    """What a tag says, if that is about this bundle and its present verdict; a damaged one says nothing."""
+    try:
+        said: dict[str, Any] = dict(json.loads(version.tags.get(key, "{}")))
+    except (ValueError, TypeError):
+        return {}
     about = (said.get("bundle_digest"), said.get("verdict_sha256"))
     return said if about == (version.digest, version.tags.get(f"{VERDICT}_sha256")) else {}
 
@@ -231,7 +236,7 @@ def _write_answer(change: Change, version: Version, word: str, reason: str) -> N
 
 
 def _policy(version: Version) -> Policy:
-    return Policy.model_validate_json(version.tags[APPROVAL_REQUIRED])
+    return aliases.policy(version, APPROVAL_REQUIRED, Policy)
 
 
 def _require_approver(version: Version, who: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airworthy.bundle import verify_bundle, verify_digests
 from airworthy.errors import BundleError, ConfigError, RegistryError
 from airworthy.registry.evidence import content_digest, short
-from airworthy.registry.versions import Version
+from airworthy.registry.versions import STATES, Version
 from airworthy.signing import SIGNATURE, Key, sign_bundle
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def store_all(client: MlflowClient, run_id: str | None, contents: Mapping[str, P
     for name, content in contents.items():
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith(_DIGEST):
             raise ConfigError(f"evidence {name!r}: a name is made of small letters, digits and underscores")
+        if name in STATES:
+            raise ConfigError(f"evidence {name!r}: the name is taken by the registry's own records")
         if run_id is None:
             raise RegistryError(
                 f"{name} can't be kept: the version has no run, so it was not registered here"

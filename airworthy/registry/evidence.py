@@ -96,10 +96,13 @@ def refuse_barred(client: MlflowClient, model: str, digest: str) -> None:
         mark = found.tags[ROLLED_BACK]
         what, place = str(found), f"that version's tag {PREFIX}{ROLLED_BACK}"
     if mark is not None:
-        said = json.loads(mark)
+        try:
+            said = json.loads(mark)
+            when = f"{said['time'][:16]} UTC ({said['reason']})"
+        except (ValueError, KeyError, TypeError):  # a damaged mark is still one
+            when = "once (when and why is not readable any more)"
         raise GateError(
-            f"this bundle is {what}, rolled back {said['time'][:16]} UTC ({said['reason']}); train another, or "
-            f"delete {place} to allow it again"
+            f"this bundle is {what}, rolled back {when}; train another, or delete {place} to allow it again"
         )
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airworthy.errors import RegistryError
+from airworthy.registry import aliases, reading
 from airworthy.registry.versions import CHAMPION, MOVE, PREFIX, ROLLED_BACK
 
 if TYPE_CHECKING:
@@ -123,8 +125,10 @@ def repair(change: Change) -> None:
         if now == entry.holder:
             continue
         if entry == moves[-1] and now == entry.before:
-            if entry.action == BACK and now is not None:  # it was marked before, so that none goes unmarked
-                change.client.delete_model_version_tag(change.model, now, PREFIX + ROLLED_BACK)
+            if (
+                entry.action == BACK and now is not None
+            ):  # it may be marked already, so that none goes unmarked
+                aliases.untag(change, reading.by_number(change.client, change.model, now), ROLLED_BACK)
             change.write(replace(entry, void=NOT_DONE))
         else:
             reason = f"the alias is not where {entry.action!r} left it"
@@ -163,10 +167,19 @@ def _last_of_each_alias(moves: list[Entry]) -> list[Entry]:
 
 
 def _entries(tags: Mapping[str, str]) -> list[Entry]:
-    return [_entry(json.loads(tags[key])) for key in sorted(tags) if key.startswith(PREFIX + MOVE)]
+    return [_entry(key, tags[key]) for key in sorted(tags) if key.startswith(PREFIX + MOVE)]
 
 
-def _entry(said: Mapping[str, Any]) -> Entry:
+def _entry(key: str, text: str) -> Entry:
+    try:
+        return _read_entry(json.loads(text))
+    except (ValueError, KeyError, TypeError):
+        raise RegistryError(
+            f"the model's history is damaged: its tag {key} is no entry; restore it"
+        ) from None
+
+
+def _read_entry(said: Mapping[str, Any]) -> Entry:
     return Entry(
         time=said["time"],
         action=said["action"],

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
+def names(client: MlflowClient) -> list[str]:
+    """Names of all registered models."""
+    found: list[str] = []
+    token = None
+    while True:
+        page = client.search_registered_models(max_results=1000, page_token=token)
+        found += [model.name for model in page]
+        token = page.token
+        if not token:
+            return found
+
+
 def by_number(client: MlflowClient, model: str, number: str) -> Version:
     """One version."""
     entry = client.get_model_version(model, number)

@@ -17,8 +17,17 @@ from airworthy.registry import evidence as proof
 from airworthy.registry.approval import require_approval
 from airworthy.registry.history import Change, Entry, read, repair, whoami
 from airworthy.registry.lock import INFIX, LEASE_SECONDS, WAIT_SECONDS, model_lock
-from airworthy.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, ROLLOUT, VERDICT, Version
-from airworthy.verdict import read_rollout, require_passed
+from airworthy.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    PROMOTED_BY,
+    ROLLOUT,
+    SMOKE,
+    VERDICT,
+    Version,
+)
+from airworthy.verdict import read_rollout, require_passed, require_smoke
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,8 +74,7 @@ class Registry:
     def models(self) -> list[str]:
         """Names of the registered models."""
         with store_errors("list the models"):
-            names = [model.name for model in self._client.search_registered_models()]
-        return [name for name in names if INFIX not in name]
+            return [name for name in reading.names(self._client) if INFIX not in name]
 
     def champion(self, model: str) -> Version | None:
         """The version that serves; None when there is none yet."""
@@ -119,7 +127,8 @@ class Registry:
     ) -> Version:
         """Register a bundle that passed the gate, and make it the challenger.
 
-        The same bundle again gives the same version, with its evidence brought up to date.
+        The same bundle again gives the same version, with its evidence brought up to date; a champion keeps the
+        evidence that it became champion by.
 
         Args:
             spec: Its model spec.
@@ -129,16 +138,19 @@ class Registry:
                 (or "") makes a run of its own.
             lineage: Further facts to record as tags (see `airworthy.registry.lineage`).
             evidence: Further files and folders to keep with the version, by name (`statistics`, `findings`,
-                `spec`, …); the verdict is kept anyway.
+                `spec`, …); the verdict is kept anyway. The record of a smoke test, `smoke`, must say yes to this
+                bundle.
 
         Raises:
-            GateError: The verdict is missing, negative or about another bundle or model; or this bundle was
-                rolled back before.
+            GateError: The verdict or the smoke test's record is missing, negative or about another bundle or
+                model; or this bundle was rolled back before.
             RegistryError: The registry can't be reached, or another process holds the model.
         """
         judged = require_passed(verdict, bundle)
         if judged.model != spec.name:
             raise GateError(f"the verdict is about {judged.model}, not {spec.name}; evaluate this model")
+        if SMOKE in evidence:
+            require_smoke(evidence[SMOKE], judged.bundle_digest)
         facts = proof.version_tags(spec, judged, bundle, lineage or {})
         with self.changing(spec.name, "register", ensure=spec.description) as change:
             number = transitions.register(
@@ -200,10 +212,24 @@ class Registry:
                 candidate,
                 outcome=outcome,
                 expected=expected,
-                facts={"promotion_verdict_sha256": judgement},
+                facts={PROMOTED_BY: judgement},
                 contents={ROLLOUT: rollout, **evidence},
             )
         return "promoted"
+
+    def require_approval(self, model: str, version: str, verdict: Path) -> None:
+        """Refuse to move traffic to a version that its spec wants approved and nobody approved.
+
+        Args:
+            model: Registered model.
+            version: The version.
+            verdict: The gate's verdict; an approval under another one does not count.
+
+        Raises:
+            GateError: There is no approval.
+            RegistryError: There is no such version, or the registry can't be reached.
+        """
+        require_approval(self.version(model, version), proof.content_digest(verdict))
 
     def rollback(self, model: str, reason: str, *, expected_champion: str | None = None) -> Version:
         """Bring the previous champion back; the one that goes is marked and can't be promoted again.

@@ -59,8 +59,9 @@ class Pruned:
 
 def policy_of(versions: Sequence[Version]) -> Retention:
     """The policy that the newest version was registered under; the default where none was recorded."""
-    recorded = versions[0].tags.get(RETENTION) if versions else None
-    return Retention.model_validate_json(recorded) if recorded else Retention()
+    if not versions or RETENTION not in versions[0].tags:
+        return Retention()
+    return aliases.policy(versions[0], RETENTION, Retention)
 
 
 def plan(

@@ -14,8 +14,11 @@ from airworthy.registry.versions import (
     CHALLENGER,
     CHAMPION,
     PREFIX,
+    PROMOTED_BY,
     REPLACED,
     ROLLED_BACK,
+    ROLLOUT,
+    VERDICT,
     WITHDRAWN,
     Version,
     version_of,
@@ -23,6 +26,8 @@ from airworthy.registry.versions import (
 
 if TYPE_CHECKING:
     from airworthy.verdict import RolloutOutcome, Verdict
+
+_VERDICT_DIGEST = f"{VERDICT}_sha256"
 
 
 def register(
@@ -39,6 +44,8 @@ def register(
     client, model = change.client, change.model
     evidence.refuse_barred(client, model, judged.bundle_digest)
     found = reading.by_digest(client, model, judged.bundle_digest)
+    if found is not None and CHAMPION in found.aliases:  # what it became champion by stays on record
+        return found.version
     # A version's evidence lies in its own run, so that is where an update goes as well.
     run = (found.run_id if found else None) or run_id or new_run()
     tags = {**facts, **artifacts.store_all(client, run, contents)}
@@ -48,9 +55,13 @@ def register(
         prefixed = {PREFIX + key: value for key, value in tags.items()}
         entry = client.create_model_version(model, source, run, tags=prefixed, await_creation_for=0)
         found = version_of(entry, ())
+    if (
+        found.tags.get(_VERDICT_DIGEST) != tags[_VERDICT_DIGEST]
+    ):  # a promotion by the earlier verdict is history
+        aliases.untag(change, found, PROMOTED_BY, ROLLOUT, f"{ROLLOUT}_sha256")
     aliases.tag(change, found, tags)
     aliases.untag(change, found, WITHDRAWN)
-    if CHAMPION not in found.aliases and CHALLENGER not in found.aliases:
+    if CHALLENGER not in found.aliases:
         before = reading.by_alias(client, model, CHALLENGER)
         for check in judged.overridden:
             assert check.override is not None
@@ -103,8 +114,9 @@ def rollback(
     if ROLLED_BACK in previous.tags:
         raise RegistryError(f"{previous} came before, but was rolled back itself: none to go back to")
     check(previous)
-    aliases.tag(change, champion, {ROLLED_BACK: json.dumps({"time": now(), "reason": reason})})
-    aliases.move(change, previous, CHAMPION, BACK, reason, before=champion.version)
+    # The mark after the entry, so that `repair` knows of it, and before the alias, so that none goes unmarked.
+    mark = {ROLLED_BACK: json.dumps({"time": now(), "reason": reason})}
+    aliases.move(change, previous, CHAMPION, BACK, reason, before=champion.version, mark=(champion, mark))
     aliases.settle(change, previous)
     return reading.by_number(client, model, before)
 

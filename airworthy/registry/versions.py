@@ -29,9 +29,17 @@ RETENTION = "retention"
 """The retention policy that it was registered under (JSON)."""
 APPROVAL_REQUIRED, APPROVAL_ASKED, APPROVAL_ANSWER = "approval_required", "approval_asked", "approval_answer"
 """Policy, question and answer about traffic moving to a version (JSON)."""
+STATES = frozenset(
+    {DIGEST, REPLACED, COMPARED, ROLLED_BACK, WITHDRAWN, DELETING, RETENTION}
+    | {APPROVAL_REQUIRED, APPROVAL_ASKED, APPROVAL_ANSWER}
+)
+"""Tags that decide about a version: no evidence has such a name."""
 STATISTICS = "statistics"
 VERDICT = "verdict"
 ROLLOUT = "rollout"
+SMOKE = "smoke"
+PROMOTED_BY = "promotion_verdict_sha256"
+"""SHA-256 of the verdict that a version was promoted by."""
 MOVE = "move."
 
 

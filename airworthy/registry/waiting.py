@@ -12,7 +12,8 @@ from airworthy.errors import GateError, RegistryError
 from airworthy.mlflow_store import sqlite_file
 from airworthy.registry import approval
 from airworthy.registry.approval import Approval
-from airworthy.registry.evidence import short
+from airworthy.registry.evidence import content_digest, short
+from airworthy.registry.versions import CHAMPION, Version
 from airworthy.verdict import require_passed
 
 if TYPE_CHECKING:
@@ -55,15 +56,18 @@ def wait_for_approval(
         challenger no more.
 
     Raises:
-        GateError: The version is another bundle than this one.
+        GateError: The version is another bundle than this one, or was registered again under another verdict.
         RegistryError: The registry can't be reached at the beginning or at the end.
     """
     judged, found = require_passed(verdict, bundle), registry.version(model, version)
+    judgement = content_digest(verdict)
     if found.digest != judged.bundle_digest:
         raise GateError(
             f"{found} is bundle {short(found.digest)}, but the verdict judges {short(judged.bundle_digest)}: "
             "nobody can be asked about that"
         )
+    if CHAMPION not in found.aliases and approval.read(found).verdict_sha256 != judgement:
+        raise GateError(_superseded(found))
     standing = approval.ask(registry, model, version, run=run)
     if standing.state == "waiting":
         tell(f"the evidence is in the dossier: {dossier} (or: airworthy dossier {model}@{version})")
@@ -73,7 +77,10 @@ def wait_for_approval(
         )
     if standing.state in ("waiting", "lapsed"):
         standing = _poll(registry, model, version, judged.champion_version, pause)
-    tell(f"{found} {standing.sentence}")
+        if standing.verdict_sha256 != judgement:
+            raise GateError(_superseded(found))
+    if standing.state != "not required":
+        tell(f"{found} {standing.sentence}")
     if standing.state in ("rejected", "lapsed"):
         approval.withdraw_unapproved(registry, model, version, standing)
     return standing
@@ -105,3 +112,7 @@ def _poll(
                 return standing
         pause(seconds)
         seconds = min(seconds * 1.3, longest)
+
+
+def _superseded(version: Version) -> str:
+    return f"{version} was registered again under another verdict: the release that did so asks for approval"

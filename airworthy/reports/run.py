@@ -24,7 +24,8 @@ OUTCOMES = {
     "SKIPPED": "skipped",
     "NOT_RUN": "not run",
 }
-VIEWABLE = {"system.HTML": ".html", "system.Markdown": ".md"}
+REASONS = 6
+"""Most reasons for an outcome that stand unfolded."""
 
 
 def write_run_page(result: RunResult) -> Path:
@@ -35,8 +36,10 @@ def write_run_page(result: RunResult) -> Path:
     pages = _copy_pages(result)
     leaves = {path: record for path, record in result.tasks.items() if record.is_leaf}
     outcome, sentence, reasons = _result(result)
+    rest = reasons[REASONS:]
     body = (
-        _list(reasons)
+        _list(reasons[:REASONS])
+        + (details(f"{len(rest)} more reasons", _list(rest)) if rest else "")
         + facts(
             {
                 "run": result.run_id,
@@ -180,6 +183,8 @@ def _steps(leaves: Mapping[str, TaskRecord], result: RunResult) -> str:
 
 def _copy_pages(result: RunResult) -> dict[str, Path]:
     """Artifacts that a browser can show, under names that tell it how."""
+    from airworthy.local.executor import VIEWABLE
+
     folder = result.directory / "reports"
     pages: dict[str, Path] = {}
     for record in result.tasks.values():
@@ -191,7 +196,8 @@ def _copy_pages(result: RunResult) -> dict[str, Path]:
             folder.mkdir(exist_ok=True)
             target = folder / f"{record.name}-{name}{suffix}"
             shutil.copyfile(source, target)
-            pages[f"{record.display_name}: {name}"] = target
+            form = " (Markdown)" if suffix == ".md" else ""
+            pages[f"{record.display_name}: {name}{form}"] = target
     return pages
 
 

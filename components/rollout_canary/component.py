@@ -22,7 +22,8 @@ def rollout_canary(
 ) -> NamedTuple("Outputs", [("passed", bool)]):  # type: ignore[valid-type]
     """Give the challenger a growing share of traffic for as long as the evidence is with it.
 
-    Whatever happens, the old model serves everyone afterwards, unless the judge said PASS.
+    Refused without an approval where the spec asks for one. Whatever happens, the old model serves everyone
+    afterwards, unless the judge said PASS.
 
     Args:
         spec: Text of the model spec: its `rollout` is the plan.
@@ -48,6 +49,7 @@ def rollout_canary(
 
     parsed = load_spec(spec)
     registry = Registry()
+    registry.require_approval(parsed.name, version, Path(verdict.path))
     found = read_champion(Path(champion.path))
     outcome = roll_out(
         parsed,

@@ -64,6 +64,7 @@ def test_a_retrained_challenger_replaces_it_through_the_canary(airworthy: Airwor
     assert champion(airworthy) == serving(airworthy) == "2"
     assert found.challenger("flight_delay") is None
     page = (run.directory / "report.html").read_text()
+    assert ">Write the dossier: dossier</a>" in page
     assert "Judge challenger against champion" in page
 
 

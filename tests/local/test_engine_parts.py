@@ -14,7 +14,10 @@ from rich.console import Console
 from airworthy.errors import ConfigError, EngineError, MissingCapabilityError
 from airworthy.local import Environments, Progress, environments, guard
 from airworthy.local.events import Event
+from airworthy.local.executor import make_executor_input
 from airworthy.local.failures import explain
+from airworthy.local.state import TaskRecord
+from airworthy.local.values import Values
 from tests.local.engine_steps import fail, number, text
 
 
@@ -202,6 +205,28 @@ def test_what_a_step_waits_for_is_shown_at_once_and_in_full(terminal: bool):
         assert "waits for an answer: airworthy approve late@3 --reason '…'" in screen.getvalue()
     assert "ordinary" not in screen.getvalue()
     assert "notice:" not in screen.getvalue()
+
+
+def test_the_last_log_line_is_shown_without_the_sdks_preamble():
+    progress = Progress(Console(file=io.StringIO(), width=80))
+    progress(Event("task_started", "a", "", TaskRecord("a", "a", "", "Work", state="RUNNING")))
+    progress(Event("log_line", "a", "[KFP Executor 2026-11-21 08:49:28,924 INFO]: 4 of 9 done"))
+    final = io.StringIO()
+    Console(file=final, width=80).print(progress.tree())
+    assert "    4 of 9 done" in final.getvalue()
+    assert "KFP" not in final.getvalue()
+
+
+def test_pages_get_the_ending_that_tells_a_browser_how_to_show_them(tmp_path: Path):
+    kinds = {"dossier": "system.HTML", "summary": "system.Markdown", "model": "system.Model"}
+    outputs = {name: {"artifactType": {"schemaTitle": kind}} for name, kind in kinds.items()}
+    made = make_executor_input({"outputDefinitions": {"artifacts": outputs}}, Values(), tmp_path)
+    uris = {name: found["artifacts"][0]["uri"] for name, found in made["outputs"]["artifacts"].items()}
+    assert uris == {
+        "dossier": str(tmp_path / "dossier.html"),
+        "summary": str(tmp_path / "summary.md"),
+        "model": str(tmp_path / "model"),
+    }
 
 
 def test_progress_tree_shows_branches_indented_and_skipped_ones_folded(run):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airworthy.errors import ConfigError, GateError
+from airworthy.errors import ConfigError, GateError, RegistryError
 from airworthy.registry import Approval, Registry, Version, approval, wait_for_approval
 from tests.release_evidence import Evidence, make_evidence, new_store, spec
 
@@ -18,7 +18,9 @@ from tests.release_evidence import Evidence, make_evidence, new_store, spec
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 ROLLOUT = "rollout: {service: late}"
-ASKING, _ = spec(**{ROLLOUT: f"approval: {{required: true, approvers: [anna, bo@firm]}}\n{ROLLOUT}"})
+ASKING, ASKING_TEXT = spec(
+    **{ROLLOUT: f"approval: {{required: true, approvers: [anna, bo@firm]}}\n{ROLLOUT}"}
+)
 SILENT, _ = spec()
 
 
@@ -100,7 +102,9 @@ def make_due(registry: Registry, version: Version) -> None:
 
 def test_a_spec_that_asks_for_none_waits_for_nobody(registry: Registry, evidence: Evidence) -> None:
     registry.register(SILENT, verdict=evidence.verdict, bundle=evidence.bundle)
-    assert wait(registry, evidence).state == "not required"
+    told: list[str] = []
+    assert wait(registry, evidence, told=told).state == "not required"
+    assert told == [], "nobody has to know"
     with pytest.raises(ConfigError, match="late version 1 needs no approval"):
         answer(registry, True)
     assert promote(registry, evidence) == "promoted"
@@ -137,6 +141,45 @@ def test_promotion_without_an_approval_is_refused_whoever_calls(
     with pytest.raises(GateError, match=r"was rejected by anna on .*: recall"):
         promote(registry, evidence)
     assert registry.champion("late") is None
+
+
+def test_a_damaged_record_of_an_approval_is_none(
+    registry: Registry, evidence: Evidence, version: Version
+) -> None:
+    answer(registry, True)
+    registry.client.set_model_version_tag("late", "1", "airworthy.approval_answer", "{")
+    with pytest.raises(GateError, match=r"needs an approval"):
+        promote(registry, evidence)
+    registry.client.set_model_version_tag("late", "1", "airworthy.approval_required", "{")
+    with pytest.raises(
+        RegistryError, match=r"its tag airworthy.approval_required is not what was registered"
+    ):
+        answer(registry, True)
+
+
+def test_no_traffic_moves_to_it_even_in_a_pipeline_without_the_waiting_step(
+    registry: Registry, evidence: Evidence, version: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kfp import dsl
+
+    from airworthy.registry import export_champion
+    from components.rollout_canary.component import rollout_canary
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    monkeypatch.setenv("AIRWORTHY_HOME", str(tmp_path / "home"))
+    export_champion(registry, "late", tmp_path / "champion")
+    paths = {
+        "verdict": evidence.verdict, "model": evidence.bundle, "champion": tmp_path / "champion",
+        "test": tmp_path / "test", "record": tmp_path / "record", "metrics": tmp_path / "m", "report": tmp_path / "r",
+    }  # fmt: skip
+    with pytest.raises(GateError, match=r"needs an approval before traffic moves .* has not been asked for"):
+        rollout_canary.python_func(
+            spec=ASKING_TEXT,
+            version="1",
+            pipeline_run="r1",
+            **{name: dsl.Artifact(uri=str(path)) for name, path in paths.items()},
+        )
+    assert not (tmp_path / "record").exists()
 
 
 def test_a_rejection_takes_an_approval_back_until_the_version_is_champion(
@@ -199,6 +242,35 @@ def test_no_approval_is_used_for_another_bundle_or_verdict(
     assert approval.read(registry.version("late", "1")).state == "not asked"
     with pytest.raises(GateError, match="has not been asked for"):
         promote(registry, evidence)
+
+
+def test_a_release_that_was_overtaken_by_another_verdict_asks_no_more(
+    registry: Registry, evidence: Evidence, version: Version, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.json"
+    again.write_text(json.dumps(json.loads(evidence.verdict.read_text()) | {"data_fingerprint": "5" * 64}))
+
+    def register_again(seconds: float) -> None:
+        registry.register(ASKING, verdict=again, bundle=evidence.bundle)
+
+    for _ in range(2):  # while it waits, and when it starts again after that
+        with pytest.raises(GateError, match="registered again under another verdict"):
+            wait(registry, evidence, pause=register_again)
+    assert approval.read(registry.version("late", "1")).state == "not asked"
+    assert registry.challenger("late"), "the other release goes on"
+
+
+def test_what_serves_already_needs_no_second_approval(
+    registry: Registry, evidence: Evidence, version: Version
+) -> None:
+    answer(registry, True)
+    promote(registry, evidence)
+    evidence.verdict.write_text(
+        json.dumps(json.loads(evidence.verdict.read_text()) | {"data_fingerprint": "5" * 64})
+    )
+    register(registry, evidence)
+    assert wait(registry, evidence, run="r2").state == "approved"
+    registry.require_approval("late", "1", evidence.verdict)
 
 
 def test_the_step_waits_tells_what_for_and_goes_on_with_the_answer(
@@ -338,6 +410,9 @@ def test_the_notebook_and_the_command_line_answer(
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out + said.err
 
+    assert command("approve", "late@9", "--reason", "fine")[0] == 2
+    approval.ask(registry, "late", "1", run="r1")
+    assert "airworthy approve late@1 --reason" in command("status", "late")[1]
     assert command("approve", "late@1", "--reason", "fine", "--by", "carl")[0] == 2
     code, text = command("approve", "late@1", "--reason", "fine")
     assert (code, "was approved by anna" in text) == (0, True)
@@ -349,4 +424,6 @@ def test_the_notebook_and_the_command_line_answer(
     assert code == 0
     for word in ("registered", "approved", "rejected", "anna", "run r1"):
         assert word in text
-    assert command("history", "early")[0] == 1
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "  approved\n    anna: fine\n" in text
+    assert command("history", "early")[0] == 2

@@ -94,6 +94,18 @@ def test_what_can_not_be_taken_is_said_with_its_line(
         read_spec(project)
 
 
+def test_a_link_out_of_the_documents_is_not_followed(project: Path, tmp_path: Path) -> None:
+    docs = project.parent.parent / "docs"
+    (tmp_path / "secret").write_text("password")
+    (docs / "purpose.md").unlink()
+    (docs / "purpose.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConfigError, match=r"docs/purpose.md is a link out of docs/"):
+        read_spec(project)
+    (docs / "purpose.md").unlink()
+    (docs / "purpose.md").symlink_to(docs / "risks.md")
+    assert read_spec(project)[0].card.purpose == "docs/purpose.md\nNone | known"
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1).filter(str.strip))
 def test_any_text_arrives_as_it_was(content: str) -> None:
     import tempfile

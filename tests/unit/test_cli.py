@@ -57,6 +57,9 @@ WRONG = {
     "model that is not registered": (["status", "no_model"], "no such model"),
     "schema of no spec": (["schema", "infer", "none.yaml"], "no such model spec"),
     "schema that exists": (["schema", "infer", MODEL], "--force"),
+    "history of no model": (["history", "no_model"], "no such model; none is registered yet"),
+    "answer about no model": (["approve", "no_model@1", "--reason", "x"], "no such model"),
+    "answer about no version": (["reject", "no_model", "--reason", "x"], "which version?"),
     "rollback without a reason": (["rollback", "flight_delay"], "reason"),
 }
 
@@ -106,6 +109,12 @@ def test_help_has_examples(airworthy: Cli) -> None:
     code, out, _ = airworthy("run", "--help")
     assert code == 0
     assert "airworthy run --resume" in out
+
+
+def test_help_lists_commands_as_a_newcomer_meets_them(airworthy: Cli) -> None:
+    code, out, _ = airworthy("--help")
+    places = [out.index(f" {name} ") for name in ("demo", "run", "status", "dossier", "approve", "sbom")]
+    assert (code, places) == (0, sorted(places))
 
 
 def test_an_empty_home_says_what_to_do(airworthy: Cli) -> None:

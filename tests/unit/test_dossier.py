@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from airworthy import operations
+from airworthy.client import LocalClient
 from airworthy.dossier import compose, html, markdown, read_dossier, record, write
 from airworthy.dossier.chapters import chapters
 from airworthy.dossier.document import Dossier
-from airworthy.errors import GateError
+from airworthy.errors import GateError, RegistryError
 from airworthy.registry import Registry
 from tests.release_evidence import SPEC_TEXT, make_evidence, new_store, spec
 from tests.whole_releases import TEXT, Release, release
@@ -99,6 +100,13 @@ def test_a_first_release_has_nothing_to_compare_with(registry: Registry) -> None
     assert found.identity.status == "served before; version 2 is champion now"
     assert "A first release" in markdown(found)
     assert not found.broken
+
+
+def test_metrics_and_probes_have_names_for_people(registry: Registry) -> None:
+    text = markdown(compose(registry, "late", "2"))
+    performance = text[text.index("## Performance") : text.index("## What the scores")]
+    assert "| AUC |" in performance
+    assert not re.search(r"\| (calibration_error\w*|pr_auc|missing_feature \| missing) \|", performance)
 
 
 def test_the_same_facts_give_the_same_bytes(registry: Registry, tmp_path: Path) -> None:
@@ -302,6 +310,43 @@ def test_an_answer_about_the_approval_is_in_it_and_forging_one_is_noticed(
     assert "grace" in broken(compose(own, "late", "1"))["answer about the approval"]
 
 
+def test_a_champion_that_nobody_approved_is_noticed_where_its_spec_asks(
+    own: Registry, tmp_path: Path
+) -> None:
+    text = TEXT + "approval: {required: true}\n"
+    made = release(own, tmp_path / "first", text=text, promote=False)
+    made.client.delete_model_version_tag("late", "1", "airworthy.approval_required")
+    made.client.set_registered_model_alias("late", "champion", "1")
+    sentence = broken(compose(own, "late", "1"))["approval of the champion"]
+    assert "the spec says required; the registry says nobody approved it" in sentence
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        ("approval_answer", "approval of the champion"),
+        ("training_rows", "training rows"),
+        ("rolled_back", None),
+        ("retention", None),
+    ],
+)
+def test_damaged_tags_are_findings_not_crashes(
+    own: Registry, tmp_path: Path, tag: str, name: str | None
+) -> None:
+    made = release(own, tmp_path / "first", text=TEXT + "approval: {required: true}\n", promote=False)
+    made.client.set_registered_model_alias("late", "champion", "1")
+    made.client.set_model_version_tag("late", "1", f"airworthy.{tag}", "{")
+    found = broken(compose(own, "late", "1"))
+    assert name is None or name in found
+
+
+def test_a_damaged_history_is_one_sentence(own: Registry, tmp_path: Path) -> None:
+    made = release(own, tmp_path / "first")
+    made.client.set_registered_model_tag("late", "airworthy.move.2030-01-01T00:00:00.000000", "{")
+    with pytest.raises(RegistryError, match=r"history is damaged: its tag airworthy.move.2030"):
+        compose(own, "late", "1")
+
+
 def test_a_lost_champion_leaves_an_open_point(own: Registry, tmp_path: Path) -> None:
     first = release(own, tmp_path / "first")
     release(own, tmp_path / "second", champion=first.version, rounds=3)
@@ -329,6 +374,17 @@ def test_the_operation_writes_checks_and_refuses(
     assert "the records of late version 1 do not hold" in capsys.readouterr().err
     assert operations.main(["dossier", "late", "9"]) == 2
     assert "late@9: no such version; there are 1 (champion)" in capsys.readouterr().err
+
+
+def test_a_notebook_writes_it_too(own: Registry, tmp_path: Path) -> None:
+    made = release(own, tmp_path / "first")
+    client = LocalClient(home=tmp_path / "home")
+    folder = client.dossier("late")
+    assert (folder, (folder / "dossier.html").is_file()) == (tmp_path / "home/dossiers/late-1", True)
+    made.stored("verdict").write_text("{}")
+    with pytest.raises(GateError, match="do not hold"):
+        client.dossier("late@1", tmp_path / "out")
+    assert (tmp_path / "out/dossier.html").is_file()
 
 
 def test_a_version_is_named_after_the_model() -> None:

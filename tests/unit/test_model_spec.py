@@ -1,13 +1,20 @@
 """A wrong spec gets one sentence per problem, with file, line and field."""
 
+import itertools
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 
 from airworthy.errors import ConfigError
-from airworthy.model_spec import load_spec, read_spec
+from airworthy.model_spec import ModelSpec, load_spec, read_spec
+from airworthy.model_spec.gate import Direction, Invariance, Override, Scenario
 
 MODELS = Path(__file__).parents[2] / "models"
+REFERENCE = (MODELS.parent / "docs" / "model-spec.md").read_text()
 TEXT = (MODELS / "flight_delay.yaml").read_text()
 
 
@@ -120,3 +127,34 @@ def test_windows_touch_and_end_at_as_of() -> None:
     assert windows["train"][1] == windows["tune"][0]
     assert windows["tune"][1] == windows["test"][0]
     assert windows["test"][1].total_seconds() == 0
+
+
+def test_every_field_is_documented_and_nothing_else() -> None:
+    assert set(_documented()) == set(_fields(ModelSpec))
+
+
+def test_every_field_of_a_lists_items_is_documented() -> None:
+    for item in (Invariance, Direction, Scenario, Override):
+        assert "{" + ", ".join(item.model_fields) + "}" in REFERENCE
+
+
+def _documented() -> Iterator[str]:
+    """Fields in the table's first column: `a.b`, `c` (of a, too), `a.{b,c}`."""
+    for row in re.findall(r"^\| (`.+?) \|", REFERENCE, re.M):
+        section = ""
+        for code in re.findall(r"`([^`]+)`", row):
+            section = code.rpartition(".")[0] or section
+            pieces = re.split(r"[{}]", f"{section}.{code.rpartition('.')[2]}".lstrip("."))  # every other is a list
+            yield from map("".join, itertools.product(*(piece.split(",") for piece in pieces)))
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Paths of all fields; sections are entered, lists are not."""
+    for name, field in section.model_fields.items():
+        parts = [field.annotation, *get_args(field.annotation)]
+        found = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+        path = prefix + (field.alias or name)
+        if found and get_origin(field.annotation) is not tuple:
+            yield from _fields(found[0], f"{path}.")
+        else:
+            yield path

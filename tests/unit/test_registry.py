@@ -17,7 +17,7 @@ from airworthy.registry import (
     lineage,
     read_champion,
 )
-from airworthy.verdict import read_verdict
+from airworthy.verdict import Check, SmokeRecord, read_verdict, write_verdict
 from tests.release_evidence import Evidence, flights, make_evidence, new_store, spec, write_flights
 
 # MLflow 3.17 uses an option of SQLAlchemy that 2.1 deprecates.
@@ -220,6 +220,58 @@ def test_registering_the_champion_again_leaves_it_alone(
     assert register(registry, first).aliases == ("champion",)
 
 
+def test_a_champion_judged_again_keeps_the_evidence_it_became_champion_by(
+    registry: Registry, champion: Version, first: Evidence
+) -> None:
+    again = _judged_against(first, "1", champion.digest)
+    found = registry.register(SPEC, verdict=again, bundle=first.bundle)
+    assert found.tags == champion.tags
+    assert registry.challenger("late") is None
+
+
+def test_a_former_champion_released_again_starts_anew(
+    registry: Registry, champion: Version, first: Evidence, second: Evidence
+) -> None:
+    register(registry, second)
+    promote(registry, "2", second, "1")
+    again = _judged_against(first, "2", second.digest)
+    found = registry.register(SPEC, verdict=again, bundle=first.bundle)
+    assert (found.version, found.aliases) == ("1", ("challenger", "previous_champion"))
+    assert "promotion_verdict_sha256" not in found.tags, "that verdict is not on record any more"
+    assert "rollout" not in registry.evidence(found)
+
+
+def _judged_against(evidence: Evidence, version: str, digest: str) -> Path:
+    verdict = read_verdict(evidence.verdict)
+    path = evidence.verdict.with_name("again.json")
+    write_verdict(verdict.model_copy(update={"champion_version": version, "champion_digest": digest}), path)
+    return path
+
+
+@pytest.mark.parametrize("what", ["passed", "broken budget", "another bundle", "missing"])
+def test_a_smoke_test_that_says_no_is_no_registration(
+    registry: Registry, first: Evidence, tmp_path: Path, what: str
+) -> None:
+    slow = what == "broken budget"
+    check = Check(name="p50", family="budget", outcome="fail" if slow else "pass", reason="p50 is 9 ms.")
+    digest = "9" * 64 if what == "another bundle" else first.digest
+    record = SmokeRecord(model="late", bundle_digest=digest, passed=not slow, checks=(check,), metrics={})
+    smoke = tmp_path / "smoke.json"
+    if what != "missing":
+        smoke.write_text(record.model_dump_json())
+
+    def registered() -> Version:
+        return registry.register(SPEC, verdict=first.verdict, bundle=first.bundle, evidence={"smoke": smoke})
+
+    if what == "passed":
+        assert "smoke" in registry.evidence(registered())
+        return
+    words = {"broken budget": "p50 is 9 ms", "another bundle": "served bundle 999", "missing": "no record"}
+    with pytest.raises(GateError, match=words[what]):
+        registered()
+    assert registry.models() == []
+
+
 @pytest.mark.parametrize("decision", ["FAIL", "INCONCLUSIVE"])
 def test_a_rollout_that_did_not_pass_is_no_promotion(
     registry: Registry, tmp_path: Path, decision: str
@@ -294,6 +346,15 @@ def test_rollback_brings_the_previous_champion_back_and_bars_the_other(
             again()
     assert registry.moves("late")[-1].action == "rolled back"
     assert len(registry.versions("late")) == 2
+
+
+def test_a_damaged_mark_of_a_rollback_still_bars(
+    registry: Registry, champion: Version, first: Evidence
+) -> None:
+    registry.client.delete_registered_model_alias("late", "champion")
+    registry.client.set_model_version_tag("late", "1", "airworthy.rolled_back", "{")
+    with pytest.raises(GateError, match=r"is late version 1, rolled back once"):
+        register(registry, first)
 
 
 def test_rollback_needs_a_way_back(registry: Registry, first: Evidence) -> None:
@@ -403,3 +464,10 @@ def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be read as one" * 10)
     with pytest.raises(RegistryError, match=r"mlflow\.db: the MLflow database can't be prepared"):
         Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_models_are_listed_beyond_the_first_page(registry: Registry) -> None:
+    names = [f"m{number:03}" for number in range(102)]
+    for name in names:
+        registry.client.create_registered_model(name)
+    assert registry.models() == names

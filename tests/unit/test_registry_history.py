@@ -176,6 +176,8 @@ def test_anything_may_be_kept_with_a_version_and_comes_back_verified(
     assert registry.fetch_evidence(version, "dossier", tmp_path / "none") is None
     with pytest.raises(ConfigError, match="small letters"):
         registry.attach(version, "../verdict", record)
+    with pytest.raises(ConfigError, match="taken by the registry"):
+        registry.attach(version, "bundle_digest", record)
     with pytest.raises(RegistryError, match="does not exist"):
         registry.attach(version, "smoke", tmp_path / "missing")
 
@@ -232,6 +234,9 @@ def test_a_change_that_ends_before_any_of_its_writes_can_be_repeated(
             assert len(calls) == lost + 1
         after = Registry(f"sqlite:///{copy}", by="anna@desk")
         after.withdraw_challenger("late", "7", reason="take the lock")
+        serving = after.champion("late")
+        assert serving
+        assert "rolled_back" not in serving.tags, "what serves was not rolled back"
         assert _line(after)[-1] == _alias(after, "champion")
         with contextlib.suppress(GateError):  # a rollback that was done is not done twice
             changes[change](after)

@@ -313,5 +313,8 @@ def test_the_command_says_first_and_deletes_only_when_told(
     assert numbers(registry) == {"1", "3"}
     assert main(["prune", "late", "--keep", "1", "--days", "0", "--yes"]) == 0
     assert "nothing to delete" in capsys.readouterr().out
-    assert main(["prune", "early"]) == 1
-    assert "there is no such model" in capsys.readouterr().err
+    for wrong in (["--keep", "0"], ["--days", "nan"], ["--days", "1e12"]):
+        assert main(["prune", "late", *wrong]) == 2
+        assert "--days between 0 and 36500" in capsys.readouterr().err
+    assert main(["prune", "early"]) == 2
+    assert "no such model" in capsys.readouterr().err

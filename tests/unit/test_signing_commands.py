@@ -91,7 +91,7 @@ def test_a_registered_version_is_signed_where_it_is_stored_and_where_it_serves(
 
 @pytest.mark.parametrize(
     ("what", "said"),
-    [("nowhere", "neither a bundle's folder nor MODEL@VERSION"), ("late@7", "no such version")],
+    [("nowhere", "neither a bundle's folder nor MODEL@VERSION"), ("late@7", "no such model")],
 )
 def test_what_is_not_there_can_not_be_signed(
     keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, said: str

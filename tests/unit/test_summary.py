@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from airworthy.summary import INFORMING, print_verdict
+from airworthy.summary import INFORMING, STANDING, print_verdict
 from airworthy.verdict import Check, Verdict
 from tests.evaluation_record import recorded
 
 
-def printed(verdict: Verdict) -> str:
-    out = Console(width=160)
+def printed(verdict: Verdict, width: int = 160) -> str:
+    out = Console(width=width)
     with out.capture() as caught:
         print_verdict(verdict, out)
     return caught.get()
@@ -26,6 +26,14 @@ def test_a_passing_family_is_one_line_and_a_failing_check_is_told_in_full() -> N
     assert "auc 0.768" in text
 
 
+def test_a_family_takes_one_line_of_a_narrow_terminal_too() -> None:
+    verdict, _ = recorded()
+    lines = printed(verdict, width=80).splitlines()
+    place = next(n for n, line in enumerate(lines) if "Against the champion" in line)
+    assert "cost 0.0071" in lines[place]
+    assert "Slices" in lines[place + 1]
+
+
 def test_overrides_come_first_with_who_why_and_until() -> None:
     verdict, _ = recorded(overridden=True)
     first = printed(verdict).splitlines()[0]
@@ -36,11 +44,12 @@ def test_overrides_come_first_with_who_why_and_until() -> None:
         assert words in first
 
 
-def test_many_remarks_are_cut_short_but_counted_and_failures_never_are() -> None:
+def test_many_failures_of_a_family_and_many_remarks_are_cut_short_but_counted() -> None:
     verdict, _ = recorded(failing=20)
     remark = Check(name="odd", family="robustness", outcome="warn", blocking=False, reason="[red]Odd[/red].")
     text = printed(verdict.model_copy(update={"checks": (*verdict.checks, *[remark] * 30)}))
-    assert text.count("is surely more than 0.02 above") == 20
+    assert text.count("is surely more than 0.02 above") == STANDING
+    assert f"… and {20 - STANDING} more like these: see the report" in text
     assert text.count("[red]Odd[/red].") <= INFORMING
     assert "more that only inform: see the report" in text
 

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from airworthy.dossier.annex import points_of
 from airworthy.dossier.blocks import Block, Chapter, Facts, Folded, Picture, Table, Text, shown, span
 from airworthy.dossier.chapters import charts
 from airworthy.dossier.document import Dossier
-from airworthy.findings import Findings, SliceFinding
+from airworthy.findings import BehaviourFinding, Findings, SliceFinding
 from airworthy.reports.lights import STATES, counted, lights, state_of, worst_first
+from airworthy.reports.names import PROBES, metric
 from airworthy.verdict import Check, Verdict
 
-TITLES = {
-    "auc": "AUC",
-    "pr_auc": "Area under precision-recall",
-    "log_loss": "Log loss",
-    "brier": "Brier score",
-    "cost": "Mean cost of a decision",
-    "expected_cost": "Expected cost of a decision",
-    "calibration_error": "Calibration error",
-    "calibration_slope": "Calibration slope",
-    "calibration_intercept": "Calibration intercept",
-    "precision": "Precision at the threshold",
-    "recall": "Recall at the threshold",
-    "threshold": "Decision threshold",
-}
 BADGES = {"unjudged": "inconclusive", "none": "not checked"}
 """Badges of states that have none of their own."""
 _SLICES = 12
@@ -107,9 +96,7 @@ def _metrics(found: Findings, level: str) -> list[Block]:
     for name, value in mine.metrics.items():
         rival = theirs.metrics.get(name) if theirs else None
         change = tested.get(name)
-        rows.append(
-            (TITLES.get(name, name), shown(value), shown(rival), shown(change.difference if change else None))
-        )
+        rows.append((metric(name), shown(value), shown(rival), shown(change.difference if change else None)))
     (tn, fp), (fn, tp) = mine.confusion
     about = (
         f"{found.rows:,} rows from {found.start[:10]} to {found.end[:10]}, {found.positives:,} of them positive. "
@@ -125,7 +112,7 @@ def _metrics(found: Findings, level: str) -> list[Block]:
 def _slices(found: Findings) -> list[Block]:
     ordered = sorted(
         (s for s in (*found.slices, *found.weak_spots)),
-        key=lambda s: (STATES.index(_state(s)), -(s.difference.value if s.difference else s.excess or 0.0)),
+        key=lambda s: (STATES.index(_outcome(s)), -(s.difference.value if s.difference else s.excess or 0.0)),
     )
     if not ordered:
         return [Text("No slices were looked at.")]
@@ -136,7 +123,7 @@ def _slices(found: Findings) -> list[Block]:
     ]
     outcomes = [s.outcome for s in ordered]
     note = (
-        f"{len(found.slices)} slices named in the spec"
+        f"{len(found.slices)} slices by columns that the spec names"
         + (f", {len(found.weak_spots)} weak spots found by search" if found.weak_spots else "")
         + ". Differences are of the mean log loss: above 0, this version does worse than the champion."
     )
@@ -148,7 +135,7 @@ def _slices(found: Findings) -> list[Block]:
     return blocks
 
 
-def _state(found: SliceFinding) -> str:
+def _outcome(found: SliceFinding | BehaviourFinding) -> str:
     return found.outcome
 
 
@@ -193,24 +180,29 @@ def behaviour(dossier: Dossier) -> Chapter:
         blocks: tuple[Block, ...] = (Text(ABSENT),)
     else:
         ordered = sorted(
-            found.behaviour, key=lambda b: ("fail", "inconclusive", "warn", "pass").index(b.outcome)
+            found.behaviour,
+            key=lambda b: (STATES.index(_outcome(b)), list(PROBES).index(b.kind), -(b.observed or 0.0)),
         )
-        rows = [
-            (
-                b.kind.replace("_", " "),
-                b.name,
-                b.feature,
-                b.observed,
-                b.limit,
-                b.unit,
-                b.rows,
-                b.example or None,
-            )
-            for b in ordered
-        ]
-        headers = ("Probe", "Name", "Feature", "Observed", "Limit", "Unit", "Rows", "Example")
-        blocks = (Table(headers, rows, [b.outcome for b in ordered]),)
+        worst = {b.kind: b for b in reversed(ordered)}
+        first = [b for b in ordered if b.outcome != "pass" or b.kind == "scenario" or b is worst[b.kind]]
+        blocks = (Text("What did not pass, the worst probe of each kind, and the scenarios."), _probes(first))
+        if len(first) < len(ordered):
+            blocks = (*blocks, Folded(f"All {len(ordered)} probes", (_probes(ordered),)))
     return Chapter("behaviour", "Behaviour on odd inputs and scenarios", points_of("behaviour"), blocks)
+
+
+def _probes(found: Sequence[BehaviourFinding]) -> Table:
+    rows = [
+        (PROBES[b.kind], b.name, b.feature, b.observed, b.limit, b.unit, b.rows, b.example or None)
+        for b in found
+    ]
+    headers = ("When", "Check", "Feature", "Observed", "Limit", "Unit", "Rows", "Example")
+    return Table(headers, rows, [_badge(b) for b in found])
+
+
+def _badge(probe: BehaviourFinding) -> str:
+    """What was held to no limit has not passed anything."""
+    return "reported" if probe.outcome == "pass" and probe.limit is None and probe.unit else probe.outcome
 
 
 def explanations(dossier: Dossier) -> Chapter:

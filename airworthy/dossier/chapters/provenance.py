@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from airworthy.dossier.annex import points_of
 from airworthy.dossier.blocks import Alarm, Block, Chapter, Code, Folded, Items, Table, Text, day, shown
-from airworthy.dossier.chapters.performance import TITLES
 from airworthy.dossier.document import Changes, Dossier
+from airworthy.reports.names import metric
 
 _OUTCOMES = {"verified": "pass", "changed": "fail", "missing": "fail", "not recorded": "not recorded"}
 
@@ -32,10 +32,7 @@ def _changes(found: Changes) -> list[Block]:
     if features:
         blocks.append(Items(tuple(features)))
     if found.metrics:
-        rows = [
-            (TITLES.get(m.metric, m.metric), m.before, m.after, shown(m.difference), m.margin)
-            for m in found.metrics
-        ]
+        rows = [(metric(m.metric), m.before, m.after, shown(m.difference), m.margin) for m in found.metrics]
         blocks.append(Text("Both models on the same rows:"))
         blocks.append(Table(("Metric", "Before", "Now", "Difference", "Margin"), rows))
     if found.spec_diff:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airworthy.evaluation.report.words import NOTHING, exact, measured, metric, probability, span
+from airworthy.evaluation.report.words import NOTHING, exact, measured, probability, span
 from airworthy.reports import section, table
 from airworthy.reports.charts import Row, forest, lines
+from airworthy.reports.names import metric
 
 if TYPE_CHECKING:
     from airworthy.findings import ArmFindings, Curve, Difference, Findings, Interval

@@ -8,6 +8,7 @@ from airworthy.evaluation.report.words import NOTHING, exact, filled
 from airworthy.reports import details, section, table
 from airworthy.reports.charts import bars
 from airworthy.reports.lights import STATES
+from airworthy.reports.names import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
 
 DRAWN = 15
 """Most features in a chart; the table has them all."""
-_KINDS = {
-    "missing": "a feature is missing",
-    "unseen": "a category is new",
-    "out_of_range": "numbers are out of range",
-    "noise": "numbers are a little off",
-    "invariance": "what must not matter",
-    "direction": "which way the score goes",
-    "edge": "edge case",
-    "scenario": "scenario",
-}
 
 
 def behaviour(verdict: Verdict, findings: Findings) -> str:
@@ -34,7 +25,7 @@ def behaviour(verdict: Verdict, findings: Findings) -> str:
     probes = _worst_first([found for found in findings.behaviour if found.kind != "scenario"])
     if not probes:
         return ""
-    first = {kind: next((p for p in probes if p.kind == kind), None) for kind in _KINDS}
+    first = {kind: next((p for p in probes if p.kind == kind), None) for kind in PROBES}
     shown = [p for p in probes if p.outcome != "pass" or p is first[p.kind]]
     charts = _lost("missing", "AUC lost when a feature is missing", probes)
     charts += _lost("unseen", "AUC lost when a category is new", probes)
@@ -70,7 +61,7 @@ def _lost(kind: str, title: str, probes: Sequence[BehaviourFinding]) -> str:
 def _table(found: Sequence[BehaviourFinding], title: str) -> str:
     rows = [
         (
-            "" if probe.kind == "scenario" else _KINDS[probe.kind],
+            "" if probe.kind == "scenario" else PROBES[probe.kind],
             probe.name,
             probe.feature,
             NOTHING if probe.observed is None else exact(probe.observed, None),

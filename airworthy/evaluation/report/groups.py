@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from airworthy.verdict import Check, Verdict
 
 DRAWN = 60
-"""Most slices in the plot; the table has them all."""
+"""Most slices in the plot; the table has more."""
+LISTED = 500
+"""Most slices in a table; more would make the page too large to send."""
+_LONGEST = 120
+"""Most characters of a slice's name on the page."""
 _RATES = (
     ("Flagged", "selection_rate"),
     ("True positive rate", "true_positive_rate"),
@@ -44,9 +48,11 @@ def slices(verdict: Verdict, findings: Findings) -> str:
         body += paragraph(
             f"{small} of {len(findings.slices)} slices have too few rows to judge; the table names them."
         )
-    body += details(
-        f"All {len(findings.slices)} slices in numbers", _table(findings.slices), anchor="slices-table"
-    )
+    listed = min(LISTED, len(findings.slices))
+    which = f"All {listed}" if listed == len(findings.slices) else f"The {listed} most worrying"
+    body += details(f"{which} slices in numbers", _table(findings.slices), anchor="slices-table")
+    if listed < len(findings.slices):
+        body += paragraph(f"All {len(findings.slices):,} slices are in findings.json.")
     return section("Slices", body, anchor="slices")
 
 
@@ -130,7 +136,7 @@ def _difference(found: SliceFinding, most: int) -> Row:
     assert found.difference is not None
     value, interval = found.difference.value, found.difference.interval
     return Row(
-        label=found.where,
+        label=_named(found),
         value=value,
         interval=interval,
         outcome=found.outcome,
@@ -148,14 +154,18 @@ def _hard(found: SliceFinding, most: int) -> Row:
     assert found.log_loss is not None
     value, interval = found.log_loss.value, found.log_loss.interval
     cells = (exact(value, interval), span(interval), found.rows)
-    return Row(found.where, value, interval, found.outcome, cells, found.rows / most)
+    return Row(_named(found), value, interval, found.outcome, cells, found.rows / most)
 
 
 def _auc(found: SliceFinding, most: int) -> Row:
     assert found.auc is not None
     value, interval = found.auc.value, found.auc.interval
     cells = (exact(value, interval), span(interval), found.rows, measured(found.log_loss))
-    return Row(found.where, value, interval, found.outcome, cells, found.rows / most)
+    return Row(_named(found), value, interval, found.outcome, cells, found.rows / most)
+
+
+def _named(found: SliceFinding) -> str:
+    return found.where if len(found.where) <= _LONGEST else f"{found.where[:_LONGEST]}…"
 
 
 def _margin(verdict: Verdict) -> float | None:
@@ -179,10 +189,10 @@ def _table(found: Sequence[SliceFinding]) -> str:
         "To champion",
         "Adjusted p",
     )
-    ranked = sorted(found, key=lambda s: (not s.assessed, _rank(s)))
+    ranked = sorted(found, key=lambda s: (not s.assessed, _rank(s)))[:LISTED]
     rows = [
         (
-            Markup('<span class="long">{}</span>').format(s.where),
+            Markup('<span class="long">{}</span>').format(_named(s)),
             s.rows,
             s.positives,
             measured(s.auc),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airworthy.evaluation.report.words import exact, metric, span
+from airworthy.evaluation.report.words import exact, span
 from airworthy.reports.lights import WORDS, counted, lights, state_of, worst_first
+from airworthy.reports.names import metric
 
 if TYPE_CHECKING:
     from airworthy.findings import Findings, Number

@@ -14,29 +14,8 @@ if TYPE_CHECKING:
 
     from airworthy.findings import Interval, Number
 
-METRICS = {
-    "auc": "AUC",
-    "pr_auc": "Area under the precision-recall curve",
-    "log_loss": "Log loss",
-    "brier": "Brier score",
-    "cost": "Cost per decision",
-    "expected_cost": "Cost per decision",
-    "calibration_error": "Calibration error",
-    "calibration_error_measured": "Calibration error as measured, which noise can only raise",
-    "calibration_error_floor": "Calibration error that a perfect model may show on these rows",
-    "calibration_slope": "Calibration slope (1 is perfect)",
-    "calibration_intercept": "Calibration intercept (0 is perfect)",
-    "precision": "Precision at the threshold",
-    "recall": "Recall at the threshold",
-    "threshold": "Decision threshold",
-}
 LOWER_IS_BETTER = {"log_loss", "brier", "cost", "expected_cost", "calibration_error"}
 NOTHING = "–"
-
-
-def metric(name: str) -> str:
-    """A metric's name for people."""
-    return METRICS.get(name, name.replace("_", " ").capitalize())
 
 
 def exact(value: float, interval: Interval | None, *, signed: bool = False) -> str:

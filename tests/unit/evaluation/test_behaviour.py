@@ -115,8 +115,9 @@ def test_rows_outside_the_range_of_training_are_counted(both: Scored, tmp_path: 
 
 def test_a_limit_on_ranges_that_the_bundle_does_not_tell_is_no_pass(both: Scored) -> None:
     scorer = both.challenger.scorer
-    features = tuple(replace(f, minimum=None, maximum=None) for f in scorer.info.features)
-    blind = replace(scorer, info=replace(scorer.info, features=features))
+    unknown = {"minimum": None, "maximum": None}
+    features = tuple(f.model_copy(update=unknown) for f in scorer.info.features)
+    blind = Scorer(scorer.info.model_copy(update={"features": features}), scorer.engine, scorer._model)
     told = replace(both, challenger=replace(both.challenger, scorer=blind))
     assert not probed(told)[0]["out_of_range"].stands_in_the_way
     assert probed(told, max_out_of_range_share=0.2)[0]["out_of_range"].stands_in_the_way

@@ -154,6 +154,17 @@ def test_a_champion_that_can_not_be_compared_with_is_inconclusive() -> None:
     assert differences == ()
 
 
+def test_a_class_in_a_handful_of_blocks_is_no_evidence() -> None:
+    """Four blocks hold all positives: as if four were known, however many rows and other blocks there are."""
+    sample = draw(World(rows=4000, blocks=100), 12)
+    assert sample.blocks is not None
+    few = replace(sample, labels=np.where(sample.blocks < 4, sample.labels, 0).astype(np.int8))
+    checks, _, _ = judged(few, blocks=True, metric="auc", margin=0.2, guards={"pr_auc": 0.5})
+    assert {checks[f"{m}_vs_champion"].outcome for m in ("auc", "pr_auc")} == {"inconclusive"}
+    assert "fewer than 20 blocks" in checks["auc_vs_champion"].reason
+    assert checks["log_loss_vs_champion"].outcome != "inconclusive"
+
+
 def test_a_champion_that_can_not_be_compared_with_is_told_even_where_no_policy_asks() -> None:
     item = scored(draw(WORLD, 11))
     item.champion, item.champion_problem = None, "the champion predicts cancelled, not late"

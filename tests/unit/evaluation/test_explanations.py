@@ -168,7 +168,7 @@ def test_a_planted_leak_sets_off_the_alarm(tmp_path: Path, train: Path, both: Sc
     leaking = scored(test, fit(tmp_path / "leaking", train, without=others), honest)
     checks, found = explained(leaking)
     assert checks["single_feature_auc"].outcome == "fail"
-    assert checks["single_feature_auc"].reason.startswith(f"{leak} alone tells the label")
+    assert checks["single_feature_auc"].reason.startswith(f"The label is told by {leak} alone")
     assert checks["importance_jump"].outcome == "warn"
     assert f"{leak}, which the champion does not have" in checks["importance_jump"].reason
     assert found.attributions[0].feature == leak

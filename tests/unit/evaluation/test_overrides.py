@@ -52,7 +52,7 @@ def test_an_override_lets_its_check_pass_and_says_who_why_and_until_when() -> No
         ([FAILED], _override("auk"), "names no check"),
         ([BROKEN], _override("rows"), "can't be overridden"),
         ([SLICE], _override("slice", slice_="origin = JFK"), "names no check"),
-        ([SLICE], _override("slice"), "names no check"),
+        ([SLICE], _override("slice"), r"must name the slice that failed (origin = EWR)"),
     ],
 )
 def test_an_override_that_does_not_count_changes_nothing_and_says_why(

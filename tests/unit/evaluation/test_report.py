@@ -176,6 +176,19 @@ def test_more_slices_than_fit_the_plot_stay_in_the_table() -> None:
     assert len(page) < 400_000
 
 
+def test_thousands_of_slices_with_long_names_still_make_a_page_that_can_be_sent() -> None:
+    verdict, findings = recorded(slices=4)
+    many = tuple(
+        s.model_copy(update={"where": f"origin = {i} {'long ' * 400}"})
+        for i in range(1000)
+        for s in findings.slices
+    )
+    page = html(verdict, findings.model_copy(update={"slices": many}))
+    assert len(page.encode()) < 2_000_000
+    assert "The 500 most worrying slices in numbers" in page
+    assert f"All {len(many):,} slices are in findings.json" in page
+
+
 def test_a_worse_challenger_is_drawn_on_the_worse_side_whichever_way_the_metric_goes() -> None:
     verdict, findings = recorded()
     page = html(verdict, findings)

@@ -246,3 +246,14 @@ def test_a_million_rows_take_seconds() -> None:
     _, findings = assess(scored, tuple(f"c{i}" for i in range(5)), SlicePolicy(), boot, 0.95)
     assert len(findings) == 50
     assert time.process_time() - begin < 15
+
+
+def test_the_auc_of_a_part_whose_positives_share_a_few_blocks_has_no_interval() -> None:
+    rows = two_models(4000, 5, blocks=100)
+    assert rows.blocks is not None
+    codes, order = np.zeros(4000, dtype=np.int16), parts.Order.of(rows.challenger)
+    few = np.where(rows.blocks < 4, rows.labels, 0).astype(np.int8)
+    known, unknown = (parts.aucs(labels, order, codes, 1, rows.blocks) for labels in (rows.labels, few))
+    assert np.isfinite(known.error[0])
+    assert np.isfinite(unknown.value[0])
+    assert np.isnan(unknown.error[0])
