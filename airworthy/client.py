@@ -135,16 +135,13 @@ class LocalClient:
         room.require_whole(composed)
         return folder
 
-    def _answer(self, model_version: str, approved: bool, reason: str, by: str | None) -> Approval:
+    def _answer(self, version: str, approved: bool, reason: str, by: str | None) -> Approval:
         from airworthy.operations.registered import version_named
         from airworthy.registry import Registry, approval
 
-        model, version = split_version(model_version)
-        if version is None:
-            raise ConfigError(f"{model_version}: which version? give MODEL@VERSION, such as {model}@3")
         registry = Registry(self._environment()["MLFLOW_TRACKING_URI"])
-        version_named(registry, model, version)
-        return approval.answer(registry, model, version, approved=approved, reason=reason, by=by)
+        found = version_named(registry, *model_version(version))
+        return approval.answer(registry, found.model, found.version, approved=approved, reason=reason, by=by)
 
     def _environment(self) -> dict[str, str]:
         """What tells a step where things are; on a cluster a ConfigMap says the same."""
@@ -208,18 +205,6 @@ def model_version(given: str, default: str | None = None) -> tuple[str, str]:
     if not model or not (version or default):
         raise ConfigError(f"{given}: which version? give MODEL@VERSION, such as {model or 'model'}@2")
     return model_name(model), version or str(default)
-
-
-def split_version(text: str) -> tuple[str, str | None]:
-    """`flight_delay@3` as model and version; the version is None where none is given.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    model, separator, version = text.partition("@")
-    if not model or (separator and not version.isdecimal()):
-        raise ConfigError(f"{text}: expected MODEL@VERSION, such as flight_delay@3")
-    return model_name(model), version or None
 
 
 def read_model(path: Path) -> ModelSpec:

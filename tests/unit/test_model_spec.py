@@ -144,7 +144,9 @@ def _documented() -> Iterator[str]:
         section = ""
         for code in re.findall(r"`([^`]+)`", row):
             section = code.rpartition(".")[0] or section
-            pieces = re.split(r"[{}]", f"{section}.{code.rpartition('.')[2]}".lstrip("."))  # every other is a list
+            pieces = re.split(
+                r"[{}]", f"{section}.{code.rpartition('.')[2]}".lstrip(".")
+            )  # every other is a list
             yield from map("".join, itertools.product(*(piece.split(",") for piece in pieces)))
 
 
