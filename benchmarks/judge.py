@@ -2,7 +2,7 @@
 
     python -m benchmarks.judge [--rollouts 2000] [--jobs 2] [--quick]
 
-Beside it, on the same requests, the decision rules of other tools (`benchmarks/gates.py`). Seeds are fixed.
+Beside it, on the same requests, the decision rules of other tools (`benchmarks/rollout_rules.py`). Seeds are fixed.
 Tolerances are 0 (`max_latency_increase: 0`, `max_error_increase: 0`), alpha is 0.05, scores only warn.
 """
 
@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 from airworthy.rollout.judge import Judge
-from benchmarks.gates import GATES, Requests
+from benchmarks.rollout_rules import GATES, Requests
 from tests.unit.rollout.simulate import GOOD, STRICT, World, constant, errors, ramp
 
 HARMFUL: dict[str, World] = {
