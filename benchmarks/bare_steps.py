@@ -420,6 +420,18 @@ def _v2(request: Request, rows: list[dict[str, Any]]) -> bytes:
     return json.dumps({"inputs": inputs}).encode()
 
 
+def write_dossier(request: Request) -> Result:
+    """Without us there is none; a version's tags are read."""
+    from mlflow import MlflowClient
+
+    return {"tags": len(MlflowClient().get_model_version_by_alias(request["registered"], "challenger").tags)}
+
+
+def await_approval(request: Request) -> Result:
+    """Nobody is asked: a version's tags are read."""
+    return write_dossier(request)
+
+
 STEPS = (
     load_champion,
     retrieve_features,
@@ -427,6 +439,8 @@ STEPS = (
     train_model,
     evaluate_model,
     register_model,
+    write_dossier,
+    await_approval,
     smoke_test,
     rollout_canary,
     promote_model,
