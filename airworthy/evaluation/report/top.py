@@ -106,6 +106,12 @@ def why(verdict: Verdict) -> str:
     return section("Why", body, note=note, anchor="why")
 
 
+P_VALUES = (
+    "p: how likely rows like these would be, were the truth exactly at the limit. A small one is good news where "
+    "something has to be proven (the primary comparison), and bad news where harm is looked for (guards, slices)."
+)
+
+
 def all_checks(verdict: Verdict) -> str:
     """Every check with its numbers, folded by family."""
     families: dict[str, list[Check]] = {}
@@ -116,7 +122,7 @@ def all_checks(verdict: Verdict) -> str:
         for light in lights(verdict)
         if light.checks
     ]
-    return section("All checks", *parts, anchor="checks") if parts else ""
+    return section("All checks", *parts, note=P_VALUES, anchor="checks") if parts else ""
 
 
 def _judgement(verdict: Verdict) -> State:
