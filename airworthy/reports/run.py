@@ -24,6 +24,8 @@ OUTCOMES = {
     "SKIPPED": "skipped",
     "NOT_RUN": "not run",
 }
+COLUMNS = 7
+"""Boxes of the graph side by side."""
 REASONS = 6
 """Most reasons for an outcome that stand unfolded."""
 
@@ -69,7 +71,8 @@ def write_run_page(result: RunResult) -> Path:
 
 
 def graph(pipeline: Pipeline, records: Mapping[str, TaskRecord]) -> str:
-    """The steps as boxes coloured by state, upstream to the left, with arrows along what they wait for."""
+    """The steps as boxes coloured by state, upstream to the left, with lines along what they wait for; what is
+    wider than the page goes on below, like a text."""
     upstream = leaf_dependencies(pipeline)
     depth: dict[str, int] = {}
     for path, parents in upstream.items():  # upstream before downstream
@@ -77,14 +80,18 @@ def graph(pipeline: Pipeline, records: Mapping[str, TaskRecord]) -> str:
     columns: dict[int, list[str]] = {}
     for path, column in depth.items():
         columns.setdefault(column, []).append(path)
-    width, height, gap_x, gap_y = 132, 40, 18, 14
-    rows = max((len(paths) for paths in columns.values()), default=1)
+    width, height, gap_x, gap_y = 140, 40, 14, 14
+    tallest: dict[int, int] = {}
+    for column, paths in columns.items():
+        tallest[column // COLUMNS] = max(tallest.get(column // COLUMNS, 1), len(paths))
+    tops = [sum(tallest[line] for line in range(line)) for line in range(len(tallest) + 1)]
     place = {
         path: (
-            4 + column * (width + gap_x),
-            4 + (row + (rows - len(paths)) / 2) * (height + gap_y),
+            4 + column % COLUMNS * (width + gap_x),
+            4 + (tops[line] + row + (tallest[line] - len(paths)) / 2) * (height + gap_y),
         )
         for column, paths in columns.items()
+        for line in [column // COLUMNS]
         for row, path in enumerate(paths)
     }
     parts = []
@@ -106,8 +113,8 @@ def graph(pipeline: Pipeline, records: Mapping[str, TaskRecord]) -> str:
             f'height="{height}" rx="5"/><text class="label" x="{x + 8:.0f}" y="{y + 17:.0f}">{escape(first)}'
             f'</text><text class="label" x="{x + 8:.0f}" y="{y + 31:.0f}">{escape(second)}</text></g>'
         )
-    total = 8 + (max(columns, default=0) + 1) * (width + gap_x) - gap_x
-    tall = 8 + rows * (height + gap_y) - gap_y
+    total = 8 + min(max(columns, default=0) + 1, COLUMNS) * (width + gap_x) - gap_x
+    tall = 8 + max(tops[-1], 1) * (height + gap_y) - gap_y
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Graph"><svg viewBox="0 0 {total} {tall}" '
         f'style="min-width:{total * 0.8:.0f}px" role="img" aria-label="Steps and what they wait for">'
