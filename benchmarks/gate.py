@@ -18,10 +18,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from airworthy.evaluation import metrics, parts, significance, slices
+from airworthy.evaluation import slices
 from airworthy.evaluation.comparison import HIGHER_IS_BETTER, POWERED
-from airworthy.evaluation.resampling import Bootstrap
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics import metrics, parts, significance
+from airworthy.evaluation.statistics.resampling import Bootstrap
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.model_spec import SlicePolicy
 from benchmarks import gate_flights
 from tests.unit.evaluation.simulate import STATISTICS, World, coverage, draw, truth

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from airworthy.bundle import Scorer
 from airworthy.datasets import read_frame
-from airworthy.evaluation import comparison, metrics
-from airworthy.evaluation.metrics import Floats, Labels
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation import comparison
+from airworthy.evaluation.statistics import metrics
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import Bootstrap
 from airworthy.features import retrieve
 from airworthy.model_spec import ModelSpec, read_spec
 from airworthy.training import train

@@ -15,7 +15,7 @@ import numpy as np
 from airworthy import datasets
 from airworthy.bundle import BundleInfo, Scorer, verify_bundle
 from airworthy.errors import DataError
-from airworthy.evaluation.metrics import Floats, Labels
+from airworthy.evaluation.statistics.metrics import Floats, Labels
 from airworthy.model_spec import BLOCKS
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from airworthy.encoding import Feature
-from airworthy.evaluation import metrics, significance
 from airworthy.evaluation.comparison import auc_difference
 from airworthy.evaluation.edges import edge_checks, foreign
 from airworthy.evaluation.expectations import Expectation, declared, hold_to
@@ -30,14 +29,15 @@ from airworthy.evaluation.sampled import (
     span,
     verdict_words,
 )
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics import metrics, significance
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import BehaviourFinding
 from airworthy.verdict import Check
 
 if TYPE_CHECKING:
     from airworthy.bundle import Scorer
     from airworthy.evaluation.arms import Scored
-    from airworthy.evaluation.metrics import Floats
+    from airworthy.evaluation.statistics.metrics import Floats
     from airworthy.model_spec import Robustness
 
 Found = tuple[list[Check], list[BehaviourFinding]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation.metrics import Floats, Labels
+from airworthy.evaluation.statistics.metrics import Floats, Labels
 
 if TYPE_CHECKING:
     from airworthy.evaluation.cuts import Cut

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from airworthy.evaluation import metrics, significance
-from airworthy.evaluation.curves import average_precision_replicates
-from airworthy.evaluation.metrics import Floats, Labels
 from airworthy.evaluation.performance import decision_costs
-from airworthy.evaluation.resampling import MIN_BLOCKS, Bootstrap
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics import metrics, significance
+from airworthy.evaluation.statistics.curves import average_precision_replicates
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import MIN_BLOCKS, Bootstrap
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import Difference, Number
 from airworthy.verdict import Check, Outcome
 

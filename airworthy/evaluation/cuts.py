@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation.metrics import Floats
+from airworthy.evaluation.statistics.metrics import Floats
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,13 +10,13 @@ import numpy as np
 from airworthy.encoding import Feature
 from airworthy.errors import DataError
 from airworthy.evaluation.sampled import Sampled, Values, concluded, in_parallel
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import BehaviourFinding
 from airworthy.verdict import Check
 
 if TYPE_CHECKING:
     from airworthy.bundle import Scorer
-    from airworthy.evaluation.metrics import Floats
+    from airworthy.evaluation.statistics.metrics import Floats
 
 ROWS = 500
 """Rows that the edges are tried on; every one must hold."""

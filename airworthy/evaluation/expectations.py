@@ -9,7 +9,6 @@ import numpy as np
 
 from airworthy.encoding import Feature
 from airworthy.errors import ConfigError
-from airworthy.evaluation.metrics import Floats
 from airworthy.evaluation.sampled import (
     Sampled,
     against,
@@ -22,6 +21,7 @@ from airworthy.evaluation.sampled import (
     unmet,
     verdict_words,
 )
+from airworthy.evaluation.statistics.metrics import Floats
 from airworthy.findings import BehaviourFinding
 from airworthy.model_spec import Direction, Invariance
 from airworthy.verdict import Check

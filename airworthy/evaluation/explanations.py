@@ -14,10 +14,10 @@ import numpy as np
 
 from airworthy.evaluation.arms import threads
 from airworthy.evaluation.leakage import ROWS, leakage_check, single_feature_aucs
-from airworthy.evaluation.metrics import Floats, midranks
-from airworthy.evaluation.resampling import Bootstrap
 from airworthy.evaluation.sampled import LEVEL, Sampled, known
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics.metrics import Floats, midranks
+from airworthy.evaluation.statistics.resampling import Bootstrap
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import Attribution, Explained, Number, SliceAttribution
 from airworthy.verdict import Check, Outcome
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import parts, significance
 from airworthy.evaluation.group_gaps import Counts, Gap, Groups, Rate, block_sums
 from airworthy.evaluation.slices import unresolved
+from airworthy.evaluation.statistics import parts, significance
 from airworthy.findings import FairnessFinding, Group, Number
 from airworthy.verdict import Check, Outcome
 
 if TYPE_CHECKING:
     from airworthy.evaluation.arms import Scored
-    from airworthy.evaluation.resampling import Bootstrap
+    from airworthy.evaluation.statistics.resampling import Bootstrap
     from airworthy.model_spec import Fairness
 
 FAMILY = "fairness"

@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import parts, significance
-from airworthy.evaluation.metrics import Floats, Labels
-from airworthy.evaluation.resampling import MIN_BLOCKS, Bootstrap
+from airworthy.evaluation.statistics import parts, significance
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import MIN_BLOCKS, Bootstrap
 
 MIN_PER_CLASS = 20
 """Fewest positives (negatives) from which a group's true (false) positive rate is compared."""

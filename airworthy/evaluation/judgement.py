@@ -21,7 +21,6 @@ from airworthy.evaluation import (
     explanations,
     fairness,
     gate,
-    metrics,
     overrides,
     performance,
     report,
@@ -30,15 +29,16 @@ from airworthy.evaluation import (
     weak_spots,
 )
 from airworthy.evaluation.arms import Scored, has_bundle, score_arms
-from airworthy.evaluation.parts import partition
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation.statistics import metrics
+from airworthy.evaluation.statistics.parts import partition
+from airworthy.evaluation.statistics.resampling import Bootstrap
 from airworthy.files import write_whole
 from airworthy.findings import FairnessFinding, Findings, write_findings
 from airworthy.model_spec import spec_digest
 from airworthy.verdict import Check, Verdict, write_verdict
 
 if TYPE_CHECKING:
-    from airworthy.evaluation.metrics import Floats
+    from airworthy.evaluation.statistics.metrics import Floats
     from airworthy.model_spec import ModelSpec
 
 LEVEL = 0.95

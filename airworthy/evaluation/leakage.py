@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airworthy.evaluation import metrics, significance
-from airworthy.evaluation.metrics import Floats, Labels
 from airworthy.evaluation.sampled import LEVEL, Mask, Sampled, Values, in_parallel, known
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics import metrics, significance
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.verdict import Check, Outcome
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import metrics, significance
-from airworthy.evaluation.calibration import calibrate
-from airworthy.evaluation.curves import average_precision_replicates, banded
-from airworthy.evaluation.metrics import Floats, Labels
-from airworthy.evaluation.resampling import Bootstrap
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics import metrics, significance
+from airworthy.evaluation.statistics.calibration import calibrate
+from airworthy.evaluation.statistics.curves import average_precision_replicates, banded
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import Bootstrap
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import ArmFindings, Number
 from airworthy.verdict import Check, Outcome
 

@@ -18,10 +18,10 @@ import numpy as np
 from airworthy.encoding import Feature, Matrix
 from airworthy.errors import ConfigError
 from airworthy.evaluation.arms import raw_values, threads
-from airworthy.evaluation.metrics import Floats, Labels
 from airworthy.evaluation.performance import share_estimate
-from airworthy.evaluation.resampling import Bootstrap
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import Bootstrap
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import BehaviourFinding
 from airworthy.verdict import Check, Outcome
 

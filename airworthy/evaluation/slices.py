@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import metrics, parts, significance
+from airworthy.evaluation.statistics import metrics, parts, significance
 from airworthy.findings import Number, SliceFinding
 from airworthy.verdict import Check, Outcome
 
 if TYPE_CHECKING:
     from airworthy.evaluation.arms import Scored
-    from airworthy.evaluation.metrics import Floats
-    from airworthy.evaluation.parts import Partition
-    from airworthy.evaluation.resampling import Bootstrap
-    from airworthy.evaluation.significance import Estimate
+    from airworthy.evaluation.statistics.metrics import Floats
+    from airworthy.evaluation.statistics.parts import Partition
+    from airworthy.evaluation.statistics.resampling import Bootstrap
+    from airworthy.evaluation.statistics.significance import Estimate
     from airworthy.model_spec import SlicePolicy
     from airworthy.model_spec.gate import OnInconclusive
 

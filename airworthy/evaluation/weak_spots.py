@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import metrics, parts, significance
 from airworthy.evaluation.candidates import Candidate, Wanted, members, pick
 from airworthy.evaluation.cuts import Cut, cut_columns
 from airworthy.evaluation.slices import number, worse_check
+from airworthy.evaluation.statistics import metrics, parts, significance
 from airworthy.findings import SliceFinding
 from airworthy.verdict import Check, Outcome
 
 if TYPE_CHECKING:
     from airworthy.evaluation.arms import Scored
-    from airworthy.evaluation.metrics import Floats
-    from airworthy.evaluation.resampling import Bootstrap
-    from airworthy.evaluation.significance import Estimate
+    from airworthy.evaluation.statistics.metrics import Floats
+    from airworthy.evaluation.statistics.resampling import Bootstrap
+    from airworthy.evaluation.statistics.significance import Estimate
     from airworthy.model_spec import SlicePolicy, SliceSearch
 
 MAX_ROWS = 400_000

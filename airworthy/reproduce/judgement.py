@@ -95,9 +95,9 @@ def _scores_section(result: Reproduction) -> str:
 
 def _scores(recorded: Path, now: Path, test: Path) -> ScoreComparison:
     """Both bundles on every row of a window; memory grows by 17 bytes per row."""
-    from airworthy.evaluation import (
-        metrics,
-    )  # with all that an evaluation imports; the command line needs none of it
+    from airworthy.evaluation.statistics import (
+        metrics,  # with all that an evaluation imports; the command line needs none of it
+    )
 
     label = read_info(test).label
     sides = []

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import calibration, comparison, metrics, performance
-from airworthy.evaluation.metrics import Floats, Labels
-from airworthy.evaluation.resampling import Bootstrap
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation import comparison, performance
+from airworthy.evaluation.statistics import calibration, metrics
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import Bootstrap
+from airworthy.evaluation.statistics.significance import Estimate
 
 COSTS = (1.0, 3.0)
 """False alarm, miss."""

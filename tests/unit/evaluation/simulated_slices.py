@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from airworthy.evaluation.arms import Groups
-from airworthy.evaluation.metrics import Floats, Labels
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import Bootstrap
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from airworthy.evaluation.behaviour import probe
 from airworthy.evaluation.edges import edge_checks
 from airworthy.evaluation.sampled import Sampled, against
 from airworthy.evaluation.scenarios import play
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import BehaviourFinding
 from airworthy.model_spec import Robustness, Scenario
 from airworthy.verdict import Check

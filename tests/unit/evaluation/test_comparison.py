@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from airworthy.evaluation import comparison, metrics
+from airworthy.evaluation import comparison
 from airworthy.evaluation.comparison import compare
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation.statistics import metrics
+from airworthy.evaluation.statistics.resampling import Bootstrap
 from airworthy.findings import Difference
 from airworthy.model_spec.gate import ChampionComparison, Gate, Threshold
 from airworthy.verdict import Check

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression
 
-from airworthy.evaluation import metrics
+from airworthy.evaluation.statistics import metrics
 
 
 @st.composite

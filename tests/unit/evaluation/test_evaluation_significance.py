@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airworthy.evaluation import metrics, significance
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics import metrics, significance
+from airworthy.evaluation.statistics.significance import Estimate
 
 
 def draw(

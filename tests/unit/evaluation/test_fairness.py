@@ -18,8 +18,8 @@ from fairlearn.metrics import (
 
 from airworthy.evaluation.fairness import assess
 from airworthy.evaluation.group_gaps import Gap, Groups
-from airworthy.evaluation.metrics import Floats
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation.statistics.metrics import Floats
+from airworthy.evaluation.statistics.resampling import Bootstrap
 from airworthy.findings import FairnessFinding
 from airworthy.model_spec import Fairness
 from airworthy.verdict import Check

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from airworthy.evaluation import calibration, curves, metrics, performance
-from airworthy.evaluation.calibration import calibrate
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation import performance
+from airworthy.evaluation.statistics import calibration, curves, metrics
+from airworthy.evaluation.statistics.calibration import calibrate
+from airworthy.evaluation.statistics.resampling import Bootstrap
 from airworthy.findings import ArmFindings
 from airworthy.model_spec.gate import Gate, Threshold
 from tests.unit.evaluation.simulate import Sample, World, draw, scored, sigmoid

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airworthy.evaluation import resampling
-from airworthy.evaluation.resampling import GROUPS, MIN_BLOCKS, Bootstrap
+from airworthy.evaluation.statistics import resampling
+from airworthy.evaluation.statistics.resampling import GROUPS, MIN_BLOCKS, Bootstrap
 
 
 def means(boot: Bootstrap, values: np.ndarray) -> np.ndarray:

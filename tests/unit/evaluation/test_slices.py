@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from airworthy.evaluation import metrics, parts, significance
-from airworthy.evaluation.metrics import Floats
 from airworthy.evaluation.slices import assess
+from airworthy.evaluation.statistics import metrics, parts, significance
+from airworthy.evaluation.statistics.metrics import Floats
 from airworthy.findings import SliceFinding
 from airworthy.model_spec import SlicePolicy
 from airworthy.verdict import Check

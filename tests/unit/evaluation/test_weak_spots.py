@@ -12,7 +12,7 @@ import pytest
 
 from airworthy.evaluation.arms import score_arms
 from airworthy.evaluation.cuts import BINS, VALUES, cut_columns
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation.statistics.resampling import Bootstrap
 from airworthy.evaluation.weak_spots import ABSOLUTE, COMPARED, search
 from airworthy.findings import SliceFinding
 from airworthy.model_spec import SlicePolicy, SliceSearch

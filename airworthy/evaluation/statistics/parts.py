@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import significance
-from airworthy.evaluation.metrics import Floats, Labels
-from airworthy.evaluation.resampling import MIN_BLOCKS
-from airworthy.evaluation.significance import Estimate, from_error
+from airworthy.evaluation.statistics import significance
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import MIN_BLOCKS
+from airworthy.evaluation.statistics.significance import Estimate, from_error
 
 if TYPE_CHECKING:
     from airworthy.evaluation.arms import Groups

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation import metrics, significance
-from airworthy.evaluation.metrics import Floats, Labels
-from airworthy.evaluation.resampling import Bootstrap
+from airworthy.evaluation.statistics import metrics, significance
+from airworthy.evaluation.statistics.metrics import Floats, Labels
+from airworthy.evaluation.statistics.resampling import Bootstrap
 from airworthy.findings import Curve
 
 BINS = 1000

@@ -20,8 +20,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from airworthy.evaluation.metrics import Floats
-from airworthy.evaluation.significance import Estimate, from_error
+from airworthy.evaluation.statistics.metrics import Floats
+from airworthy.evaluation.statistics.significance import Estimate, from_error
 
 GROUPS = 5000
 MIN_BLOCKS = 20

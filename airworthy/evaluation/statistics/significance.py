@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from airworthy.evaluation.metrics import Floats, Labels, midranks
+from airworthy.evaluation.statistics.metrics import Floats, Labels, midranks
 
 _NORMAL = NormalDist()
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airworthy.evaluation import metrics, significance
-from airworthy.evaluation.metrics import Calibration, Floats, Labels
-from airworthy.evaluation.resampling import Bootstrap
-from airworthy.evaluation.significance import Estimate
+from airworthy.evaluation.statistics import metrics, significance
+from airworthy.evaluation.statistics.metrics import Calibration, Floats, Labels
+from airworthy.evaluation.statistics.resampling import Bootstrap
+from airworthy.evaluation.statistics.significance import Estimate
 from airworthy.findings import Reliability
 
 _FACTORS = np.linspace(0, 2, 101) ** 2
