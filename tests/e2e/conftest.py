@@ -19,6 +19,7 @@ SMALLER = {
     "trainer.rounds": 60,
     "gate.champion.margin": 0.05,
     "gate.champion.guards": {},
+    "gate.resampling.block": "hour",  # fourteen days are too few to be blocks
     "gate.min_auc": 0.6,
     "gate.min_pr_auc": 0.15,
     "validation.min_rows": {"train": 1000, "tune": 200, "test": 500},
