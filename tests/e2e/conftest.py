@@ -110,7 +110,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             *parents, last = dotted.split(".")
             node = document
             for parent in parents:
-                node = node[parent]
+                node = node.setdefault(parent, {})
             node[last] = value
         path = tmp_path_factory.mktemp("spec") / source.name
         with path.open("w") as file:
