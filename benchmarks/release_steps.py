@@ -32,7 +32,7 @@ from airworthy.local import Environments, RunResult, TaskRecord
 from airworthy.local.executor import child_environment
 from airworthy.model_spec import ModelSpec, read_spec
 from airworthy.outcome import artifact, release_outcome, task
-from airworthy.rollout.controller import PROBES
+from airworthy.rollout.deployers import PROBES
 from airworthy.serving.smoke import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
