@@ -94,7 +94,12 @@ def test_the_dossier_tells_the_whole_story_and_notices_a_changed_record(airworth
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert airworthy("dossier", "flight_delay@2").returncode == 0
     page = (airworthy.home / "dossiers" / "flight_delay-2" / "dossier.html").read_text()
-    for words in ("Against the champion", "certified below", "Who uses the answers", "byte for byte the same"):
+    for words in (
+        "Against the champion",
+        "certified below",
+        "Who uses the answers",
+        "byte for byte the same",
+    ):
         assert words in page
     version = registry(airworthy).version("flight_delay", "2")
     [verdict] = airworthy.home.glob(f"artifacts/**/{version.run_id}/artifacts/evidence/verdict-*/*")
